@@ -1,0 +1,1 @@
+//! The product: one binary with every role.

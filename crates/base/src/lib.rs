@@ -1,0 +1,4 @@
+//! Small pieces that every role uses and that know no business words.
+
+pub mod clock;
+pub mod properties_file;

@@ -1,0 +1,1 @@
+//! The broker: requests, topics, groups, offsets, long polling, retry.

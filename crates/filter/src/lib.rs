@@ -1,0 +1,1 @@
+//! Tag expressions; SQL92 comes later.

@@ -1,0 +1,1 @@
+//! The readiness loop, connections, request routing and the blocking client.

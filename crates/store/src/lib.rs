@@ -1,0 +1,1 @@
+//! Commit log, consume queues and index in Java's layout.

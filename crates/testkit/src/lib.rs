@@ -1,0 +1,1 @@
+//! Starts real processes for tests and waits for what they promise.

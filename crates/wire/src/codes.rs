@@ -1,0 +1,2 @@
+//! codes
+pub(crate) const MAX_TOPIC_LENGTH: usize = 127;
