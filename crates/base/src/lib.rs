@@ -2,3 +2,4 @@
 
 pub mod clock;
 pub mod properties_file;
+pub mod throttle;
