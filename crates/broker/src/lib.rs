@@ -1,1 +1,25 @@
-//! The broker: requests, topics, groups, offsets, long polling, retry.
+//! The broker: requests, topics, groups, offsets, long polling, retry, delay levels.
+//!
+//! Handlers are synchronous functions that run to completion on the loop of their connection
+//! ([`turn::Turn`]); what has to wait hangs on the thing that it waits for.
+
+pub mod attributes;
+pub mod clients;
+pub mod config;
+pub mod groups;
+pub mod handlers;
+pub mod locks;
+pub mod offsets;
+pub mod readers;
+pub mod register;
+pub mod reply;
+pub mod schedule;
+pub mod server;
+pub mod state;
+pub mod stats;
+pub mod topics;
+pub mod turn;
+pub mod waits;
+
+pub use server::{BrokerServer, start};
+pub use state::{Broker, StartError};

@@ -12,4 +12,4 @@ pub mod router;
 
 pub use peer::Peer;
 pub use reactor::{Bound, Handle, Limits, Service};
-pub use router::{Call, Class, Refusal, Reply, Router};
+pub use router::{Call, Class, Handled, Refusal, Reply, Router};

@@ -1,0 +1,147 @@
+//! Runtime figures and the tables that slaves and tools copy: 28, 43, 45.
+//! Java: `AdminBrokerProcessor.prepareRuntimeInfo`, `StoreStatsService`.
+
+use std::collections::BTreeMap;
+
+use net::{Call, Handled};
+use store::{At, Wait};
+use wire::body::Member;
+use wire::codes::{VERSION, VERSION_NAME};
+use wire::json::object;
+use wire::record::{self, Scanned};
+
+use crate::state::Broker;
+use crate::turn::Turn;
+
+/// 28: the runtime table. Every value is text; consoles and scripts parse these names.
+pub fn runtime_info(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let table = runtime_table(&turn.broker, turn.now_ms);
+    let body = object([("table", table.write())]);
+    call.ok_body(body.to_text().as_bytes())
+}
+
+fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
+    let config = broker.config();
+    let stats = &broker.stats;
+    let marks = broker.store.watermarks();
+    let (parked, flushing) = broker.waiting();
+    let disk = Disk::of(&config.store_path_root_dir);
+    let mut table = BTreeMap::new();
+    let mut put = |name: &str, value: String| table.insert(name.to_owned(), value);
+    put("brokerActive", "true".into());
+    put("brokerVersion", VERSION.to_string());
+    put("brokerVersionDesc", VERSION_NAME.into());
+    put("apogeeVersion", env!("CARGO_PKG_VERSION").into());
+    put("bootTimestamp", broker.boot_ms.to_string());
+    put("runtime", java_runtime(now_ms - broker.boot_ms));
+    put("startAcceptSendRequestTimeStamp", "0".into());
+    put("earliestMessageTimeStamp", earliest_ms(broker).unwrap_or(-1).to_string());
+    put("msgPutTotalYesterdayMorning", "0".into());
+    put("msgPutTotalTodayMorning", "0".into());
+    put("msgPutTotalTodayNow", stats.puts.total().to_string());
+    put("msgGetTotalYesterdayMorning", "0".into());
+    put("msgGetTotalTodayMorning", "0".into());
+    put("msgGetTotalTodayNow", stats.gets.total().to_string());
+    put("putMessageTimesTotal", stats.puts.total().to_string());
+    put("putMessageFailedTimes", stats.puts_failed.total().to_string());
+    put("putMessageSizeTotal", stats.put_bytes.total().to_string());
+    let average = stats.put_bytes.total() as f64 / stats.puts.total().max(1) as f64;
+    put("putMessageAverageSize", format!("{average:?}"));
+    put("putTps", stats.puts.three(now_ms));
+    put("getFoundTps", stats.gets_found.three(now_ms));
+    put("getMissTps", stats.gets_missed.three(now_ms));
+    let total = |seconds| {
+        stats.gets_found.per_second(now_ms, seconds) + stats.gets_missed.per_second(now_ms, seconds)
+    };
+    put("getTotalTps", format!("{:?} {:?} {:?}", total(10), total(60), total(600)));
+    put("getTransferredTps", stats.gets.three(now_ms));
+    put("dispatchBehindBytes", "0".into());
+    put("dispatchMaxBuffer", "0".into());
+    put("pageCacheLockTimeMills", "0".into());
+    put("commitLogMinOffset", marks.min.to_string());
+    put("commitLogMaxOffset", marks.written.to_string());
+    put("remainHowManyDataToFlush", format!("{} B", marks.written - marks.flushed));
+    put("remainTransientStoreBufferNumbs", i32::MAX.to_string());
+    put("commitLogDiskRatio", format!("{:?}", disk.used_ratio));
+    put("consumeQueueDiskRatio", format!("{:?}", disk.used_ratio));
+    put(
+        "commitLogDirCapacity",
+        format!("Total : {}, Free : {}.", readable(disk.total), readable(disk.free)),
+    );
+    put("sendThreadPoolQueueSize", flushing.to_string());
+    put("sendThreadPoolQueueCapacity", config.send_thread_pool_queue_capacity.to_string());
+    put("pullThreadPoolQueueSize", parked.to_string());
+    put("pullThreadPoolQueueCapacity", config.pull_thread_pool_queue_capacity.to_string());
+    for pool in ["send", "pull", "litePull", "query", "ack"] {
+        put(&format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".into());
+    }
+    for (level, (offset, max)) in broker.schedule.offsets().into_iter().enumerate() {
+        if max > 0 {
+            put(&format!("scheduleMessageOffset_{}", level + 1), format!("{offset},{max}"));
+        }
+    }
+    table
+}
+
+/// Store time of the oldest message in the log.
+fn earliest_ms(broker: &Broker) -> Option<i64> {
+    let mut bytes = Vec::new();
+    let oldest = broker.store.watermarks().min;
+    if broker.store.at(oldest, Wait::MayBlock, &mut bytes) != At::Found {
+        return None;
+    }
+    match record::scan(&bytes) {
+        Ok(Scanned::Record(record)) => Some(record.store_timestamp()),
+        _ => None,
+    }
+}
+
+/// Room on the disk of the store.
+struct Disk {
+    total: u64,
+    free: u64,
+    used_ratio: f64,
+}
+
+impl Disk {
+    fn of(path: &str) -> Disk {
+        let (total, free) = rustix::fs::statvfs(path)
+            .map_or((0, 0), |fs| (fs.f_blocks * fs.f_frsize, fs.f_bavail * fs.f_frsize));
+        let used_ratio = if total == 0 { -1.0 } else { (total - free) as f64 / total as f64 };
+        Disk { total, free, used_ratio }
+    }
+}
+
+/// Java's text of a duration.
+fn java_runtime(ms: i64) -> String {
+    let seconds = ms / 1000;
+    format!(
+        "[ {} days, {} hours, {} minutes, {} seconds ]",
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+/// A byte count as Java's tools show it.
+fn readable(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return format!("{value:.1} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// 43: all committed offsets.
+pub fn all_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    call.ok_body(turn.broker.offsets.body().to_text().as_bytes())
+}
+
+/// 45: progress of the delay levels.
+pub fn delay_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    call.ok_body(turn.broker.schedule.body().to_text().as_bytes())
+}

@@ -1,0 +1,121 @@
+//! 307 and 309: an operator's question that a consumer answers. The broker passes bodies on
+//! untouched, since clients of other languages write JSON of their own. Java: `AdminBrokerProcessor`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use net::{Call, Handled, Peer, Refusal, Reply};
+use parking_lot::Mutex;
+use store::{At, Wait};
+use wire::codes::response;
+use wire::header::{Head, Header, NoFields, Pairs, write_frame};
+use wire::message_id::parse_offset_id;
+use wire::requests::ClientOfGroup;
+
+use crate::state::Broker;
+use crate::turn::Turn;
+
+/// How long a consumer may take.
+const TIMEOUT_MS: i64 = 10_000;
+/// Versions below this cannot answer. Java: `V3_1_8_SNAPSHOT`.
+const MIN_VERSION: i32 = 62;
+
+struct Question {
+    asker: Arc<Peer>,
+    opaque: i32,
+    deadline_ms: i64,
+    about: String,
+}
+
+/// Questions that wait for a consumer's answer, by connection and opaque.
+#[derive(Default)]
+pub struct Relays {
+    waiting: Mutex<HashMap<(u64, i32), Question>>,
+    next_opaque: AtomicI32,
+}
+
+impl Relays {
+    /// Answers the questions whose time is over.
+    pub fn expire(&self, now_ms: i64) {
+        let mut late = Vec::new();
+        self.waiting.lock().retain(|_, question| {
+            let keep = question.deadline_ms > now_ms;
+            if !keep {
+                late.push((Arc::clone(&question.asker), question.opaque, question.about.clone()));
+            }
+            keep
+        });
+        for (asker, opaque, about) in late {
+            let mut frame = Vec::new();
+            let text = format!("consumer {about} Timeout: no answer within {TIMEOUT_MS} ms");
+            let head = Head::response(response::CONSUME_MSG_TIMEOUT, opaque, Some(&text));
+            write_frame(&mut frame, &head, &NoFields, false, |_| {});
+            asker.send(frame);
+        }
+    }
+}
+
+/// An answer of a client: to the operator it goes, unless nobody asked.
+pub fn response(broker: &Broker, header: &Header<'_>, body: &[u8], peer: &Arc<Peer>) {
+    let question = broker.relays.waiting.lock().remove(&(peer.id(), header.opaque));
+    let Some(question) = question else { return };
+    let mut frame = Vec::new();
+    let head = Head::response(header.code, question.opaque, header.remark);
+    write_frame(&mut frame, &head, &NoFields, false, |out| out.extend_from_slice(body));
+    question.asker.send(frame);
+}
+
+/// 307: what a consumer is doing.
+pub fn running_info(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    ask(turn, call, &[], None)
+}
+
+/// 309: lets a consumer run one message through its listener.
+pub fn consume_directly(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: ClientOfGroup<'_> = call.fields()?;
+    let mut message = Vec::new();
+    if call.body.is_empty()
+        && let Some((_, offset)) = request.msg_id.and_then(parse_offset_id)
+        && turn.broker.store.at(offset as i64, Wait::MayBlock, &mut message) != At::Found
+    {
+        message.clear();
+    }
+    let broker_name = turn.broker.config().broker_name.clone();
+    let body = if call.body.is_empty() { message.as_slice() } else { call.body };
+    ask(turn, call, &[("brokerName", &broker_name)], Some(body))
+}
+
+fn ask(turn: &Turn, call: &Call<'_>, extra: &[(&str, &str)], body: Option<&[u8]>) -> Handled {
+    let request: ClientOfGroup<'_> = call.fields()?;
+    let broker = &turn.broker;
+    let (group, client) = (request.consumer_group, request.client_id.unwrap_or_default());
+    let about = format!("<{group}> <{client}>");
+    let member = broker.clients.find_consumer(group, client).ok_or_else(|| {
+        Refusal::new(response::SYSTEM_ERROR, format!("The Consumer {about} not online"))
+    })?;
+    if member.version < MIN_VERSION {
+        let text = format!(
+            "The Consumer <{client}> Version <{}> too low to finish, please upgrade it to \
+             V3_1_8_SNAPSHOT",
+            member.version
+        );
+        return Err(Refusal::new(response::SYSTEM_ERROR, text));
+    }
+    let opaque = broker.relays.next_opaque.fetch_add(1, Ordering::Relaxed);
+    let mut fields: Vec<(&str, &str)> = call.header.ext.iter().collect();
+    fields.extend_from_slice(extra);
+    let mut frame = Vec::new();
+    let head = Head::request(call.header.code, opaque, false);
+    let body = body.unwrap_or(call.body);
+    write_frame(&mut frame, &head, &Pairs(&fields), false, |out| out.extend_from_slice(body));
+    let question = Question {
+        asker: Arc::clone(call.peer),
+        opaque: call.header.opaque,
+        deadline_ms: turn.now_ms + TIMEOUT_MS,
+        about,
+    };
+    broker.relays.waiting.lock().insert((member.peer.id(), opaque), question);
+    member.peer.send(frame);
+    Ok(Reply::Later)
+}

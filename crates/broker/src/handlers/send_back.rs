@@ -1,0 +1,164 @@
+//! 36: a consumer gives a message back, to be delivered later or to the dead letters.
+//! Java: `AbstractSendMessageProcessor.consumerSendMsgBack`.
+
+use std::sync::Arc;
+
+use net::{Call, Handled, Refusal, Reply};
+use store::{At, Wait};
+use wire::body::GroupConfig;
+use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
+use wire::message_id::offset_id;
+use wire::properties::{self, Known};
+use wire::record::{self, NewRecord, Record, Scanned};
+use wire::requests::SendMessageBack;
+use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
+
+use crate::reply;
+use crate::schedule::Delayed;
+use crate::state::Broker;
+use crate::topics::{SCHEDULE_TOPIC, Topic};
+use crate::turn::Turn;
+
+/// Handles a send-back.
+pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: SendMessageBack<'_> = call.fields()?;
+    let broker = Arc::clone(&turn.broker);
+    let config = broker.config();
+    let name = request.group;
+    let group = broker.groups.get_or_create(name, config.auto_create_subscription_group);
+    let group = group.ok_or_else(|| {
+        let text = format!("subscription group not exist, {name} {}", reply::SEE_GROUP);
+        Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, text)
+    })?;
+    if config.broker_permission & perm::WRITE == 0 {
+        let text = format!("the broker[{}] sending message is forbidden", broker.shown_ip());
+        return Err(Refusal::new(response::NO_PERMISSION, text));
+    }
+    if group.retry_queue_nums <= 0 {
+        return Ok(Reply::Ok);
+    }
+    let sys_flag = if request.unit_mode { 2 } else { 0 };
+    let name = format!("{RETRY_PREFIX}{}", request.group);
+    let retry = broker.system_made_topic(&name, group.retry_queue_nums, false, sys_flag);
+    if retry.config.perm & perm::WRITE == 0 {
+        let text = format!("the topic[{name}] sending message is forbidden");
+        return Err(Refusal::new(response::NO_PERMISSION, text));
+    }
+    let mut bytes = std::mem::take(&mut turn.records);
+    bytes.clear();
+    // A record that was just consumed is nearly always cached; one that is not is worth the wait.
+    let found = broker.store.at(request.offset, Wait::MayBlock, &mut bytes);
+    let done = match (found, record::scan(&bytes)) {
+        (At::Found, Ok(Scanned::Record(record))) => {
+            put_back(turn, &broker, &request, call.header.version, &group, &retry, &record)
+        }
+        _ => {
+            let text = format!("look message by offset failed, {}", request.offset);
+            Err(Refusal::new(response::SYSTEM_ERROR, text))
+        }
+    };
+    turn.records = bytes;
+    done.map(|()| Reply::Ok)
+}
+
+fn put_back(
+    turn: &mut Turn,
+    broker: &Arc<Broker>,
+    request: &SendMessageBack<'_>,
+    version: i32,
+    group: &GroupConfig,
+    retry: &Arc<Topic>,
+    record: &Record<'_>,
+) -> Result<(), Refusal> {
+    let mut max = group.retry_max_times;
+    if version >= VERSION_MAX_RECONSUME {
+        max = request.max_reconsume_times.unwrap_or(max);
+    }
+    let dead = record.reconsume_times() >= max || request.delay_level < 0;
+    let text = back_properties(broker, record);
+    if dead {
+        let name = format!("{DLQ_PREFIX}{}", request.group);
+        let topic = broker.system_made_topic(&name, 1, false, 0);
+        tracing::info!(topic = name, origin = record.topic(), times = record.reconsume_times(), "message goes to the dead letters");
+        return append(turn, broker, record, &topic, 0, &text, None);
+    }
+    let level = match request.delay_level {
+        0 => 3 + record.reconsume_times(),
+        level => level,
+    };
+    // A random queue among those of the retry topic.
+    let queues = retry.queues.len().min(group.retry_queue_nums as usize).max(1) as i64;
+    let queue_id = (turn.now_ms ^ record.physical_offset()).rem_euclid(queues) as i32;
+    let level = (level.max(1) as usize).min(broker.schedule.levels().len());
+    append(turn, broker, record, retry, queue_id, &text, Some(level))
+}
+
+/// Properties of the copy: where the message came from, its first id, no waiting for the disk.
+fn back_properties(broker: &Broker, record: &Record<'_>) -> String {
+    let old = record.properties();
+    let mut text = properties::without(old, &[properties::WAIT, properties::DELAY]);
+    if properties::get(old, properties::RETRY_TOPIC).is_none() {
+        properties::push(&mut text, properties::RETRY_TOPIC, record.topic());
+    }
+    if properties::get(old, properties::ORIGIN_MESSAGE_ID).is_none() {
+        let host = match broker.fixed_ip() {
+            Some(_) => broker.own_host(),
+            None => record.store_host(),
+        };
+        let id = offset_id(host, record.physical_offset() as u64);
+        properties::push(&mut text, properties::ORIGIN_MESSAGE_ID, &id);
+    }
+    properties::push(&mut text, properties::WAIT, "false");
+    text
+}
+
+fn append(
+    turn: &mut Turn,
+    broker: &Arc<Broker>,
+    record: &Record<'_>,
+    topic: &Topic,
+    queue_id: i32,
+    text: &str,
+    level: Option<usize>,
+) -> Result<(), Refusal> {
+    let missing = || Refusal::new(response::SYSTEM_ERROR, "the retry topic has no queue");
+    let name = topic.config.topic_name.as_str();
+    let delayed = match level {
+        Some(level) => {
+            let mut text = text.to_owned();
+            properties::push(&mut text, properties::DELAY, &level.to_string());
+            Some(Delayed::new(broker, level, name, queue_id, &text).ok_or_else(missing)?)
+        }
+        None => None,
+    };
+    let (name, queue, id, text) = match &delayed {
+        Some(delayed) => (SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str()),
+        None => (name, topic.queues.first().ok_or_else(missing)?, queue_id, text),
+    };
+    if text.len() > properties::MAX_PROPERTIES {
+        return Err(Refusal::new(response::SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED"));
+    }
+    let new = NewRecord {
+        topic: name,
+        queue_id: id,
+        flag: record.flag(),
+        sys_flag: record.sys_flag(),
+        born_timestamp: record.born_timestamp(),
+        born_host: record.born_host(),
+        store_host: record.store_host(),
+        reconsume_times: record.reconsume_times() + 1,
+        prepared_offset: 0,
+        body: record.body(),
+        body_crc: record.body_crc(),
+        properties: text,
+    };
+    let appended = broker.store.append(&queue.queue, &new, &Known::scan(text)).map_err(|error| {
+        tracing::warn!(%error, "a message cannot be given back");
+        Refusal::new(response::SYSTEM_ERROR, error.to_string())
+    })?;
+    turn.arrived(queue, appended.end);
+    if delayed.is_some() {
+        broker.schedule.added(id, appended.place.store_timestamp);
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Committed offsets of consumer groups: in memory, on disk every few seconds and at the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use parking_lot::Mutex;
+use wire::body::{DataVersion, Member};
+use wire::json::{Value, object};
+
+/// Commits after which the version advances. Java: `consumerOffsetUpdateVersionStep`.
+const VERSION_STEP: u64 = 500;
+
+type Queues = BTreeMap<i32, i64>;
+
+#[derive(Default)]
+struct Table {
+    /// group -> topic -> queue -> next offset to consume.
+    groups: HashMap<String, HashMap<String, Queues>>,
+    /// Pending resets by an operator, taken by the next pull.
+    resets: HashMap<(String, String, i32), i64>,
+    version: DataVersion,
+    commits: u64,
+    dirty: bool,
+}
+
+/// All committed offsets.
+pub struct Offsets {
+    table: Mutex<Table>,
+    path: PathBuf,
+}
+
+impl Offsets {
+    /// Reads `consumerOffset.json` or its backup.
+    pub fn load(path: PathBuf) -> Result<Offsets, store::config_file::LoadError> {
+        let file = store::config_file::load(&path, |text| Value::parse(text))?;
+        let mut table = Table::default();
+        if let Some(file) = &file {
+            table.version = file.get("dataVersion").and_then(Member::read).unwrap_or_default();
+            for (key, queues) in file.get("offsetTable").map_or(&[][..], Value::pairs) {
+                let Some(key) = key.text() else { continue };
+                let Some((topic, group)) = key.rsplit_once('@') else { continue };
+                let offsets = queues.pairs().iter();
+                let offsets = offsets.filter_map(|(q, o)| Some((q.int()? as i32, o.int()?)));
+                let topics = table.groups.entry(group.to_owned()).or_default();
+                topics.insert(topic.to_owned(), offsets.collect());
+            }
+        }
+        Ok(Offsets { table: Mutex::new(table), path })
+    }
+
+    /// The committed offset of a queue.
+    pub fn get(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
+        self.table.lock().groups.get(group)?.get(topic)?.get(&queue_id).copied()
+    }
+
+    /// Commits an offset, also a smaller one, as Java does.
+    pub fn commit(&self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {
+        let table = &mut *self.table.lock();
+        table.dirty = true;
+        table.commits += 1;
+        if table.commits.is_multiple_of(VERSION_STEP) {
+            table.version.advance(now_ms);
+        }
+        if let Some(queues) = table.groups.get_mut(group).and_then(|t| t.get_mut(topic)) {
+            queues.insert(queue_id, offset);
+            return;
+        }
+        let topics = table.groups.entry(group.to_owned()).or_default();
+        topics.entry(topic.to_owned()).or_default().insert(queue_id, offset);
+    }
+
+    /// Replaces an offset by the word of an operator: the next pull of the queue is told, and
+    /// commits are ignored until then.
+    pub fn reset(&self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {
+        self.commit(group, topic, queue_id, offset, now_ms);
+        let key = (group.to_owned(), topic.to_owned(), queue_id);
+        self.table.lock().resets.insert(key, offset);
+    }
+
+    /// Whether a reset waits for its pull.
+    pub fn has_reset(&self, group: &str, topic: &str, queue_id: i32) -> bool {
+        let table = self.table.lock();
+        !table.resets.is_empty()
+            && table.resets.contains_key(&(group.to_owned(), topic.to_owned(), queue_id))
+    }
+
+    /// Takes a waiting reset.
+    pub fn take_reset(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
+        let mut table = self.table.lock();
+        if table.resets.is_empty() {
+            return None;
+        }
+        table.resets.remove(&(group.to_owned(), topic.to_owned(), queue_id))
+    }
+
+    /// Offsets of one topic of a group.
+    pub fn of_topic(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let table = self.table.lock();
+        table.groups.get(group).and_then(|t| t.get(topic)).cloned().unwrap_or_default()
+    }
+
+    /// Topics that a group has offsets of, sorted.
+    pub fn topics_of(&self, group: &str) -> Vec<String> {
+        let table = self.table.lock();
+        let mut topics: Vec<String> =
+            table.groups.get(group).map_or_else(Vec::new, |t| t.keys().cloned().collect());
+        topics.sort_unstable();
+        topics
+    }
+
+    /// Groups that have offsets of a topic, sorted.
+    pub fn groups_of(&self, topic: &str) -> Vec<String> {
+        let table = self.table.lock();
+        let groups = table.groups.iter().filter(|(_, topics)| topics.contains_key(topic));
+        let mut groups: Vec<String> = groups.map(|(group, _)| group.clone()).collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// Forgets a deleted topic.
+    pub fn remove_topic(&self, topic: &str) {
+        let table = &mut *self.table.lock();
+        table.groups.values_mut().for_each(|topics| drop(topics.remove(topic)));
+        table.groups.retain(|_, topics| !topics.is_empty());
+        table.resets.retain(|(_, t, _), _| t != topic);
+        table.dirty = true;
+    }
+
+    /// Forgets a deleted group.
+    pub fn remove_group(&self, group: &str) {
+        let table = &mut *self.table.lock();
+        table.groups.remove(group);
+        table.resets.retain(|(g, _, _), _| g != group);
+        table.dirty = true;
+    }
+
+    /// The table as a body and file, in Java's shape.
+    pub fn body(&self) -> Value {
+        let table = self.table.lock();
+        let mut entries = BTreeMap::new();
+        let mut topics_of = BTreeMap::new();
+        for (group, topics) in &table.groups {
+            let mut names: Vec<&str> = topics.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            topics_of.insert(group.as_str(), Value::from(names));
+            for (topic, queues) in topics {
+                let offsets = queues.iter().map(|(queue, offset)| (*queue, *offset));
+                entries.insert(format!("{topic}@{group}"), object(offsets));
+            }
+        }
+        object([
+            ("dataVersion", table.version.write()),
+            ("groupTopicMap", object(topics_of)),
+            ("offsetTable", object(entries)),
+        ])
+    }
+
+    /// Writes the file if anything changed since the last time.
+    pub fn save(&self) {
+        if !std::mem::take(&mut self.table.lock().dirty) {
+            return;
+        }
+        if let Err(error) = store::config_file::save(&self.path, &self.body().to_file_text()) {
+            self.table.lock().dirty = true;
+            tracing::error!(path = %self.path.display(), %error, "cannot save consumer offsets");
+        }
+    }
+}

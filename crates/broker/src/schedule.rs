@@ -1,0 +1,317 @@
+//! Delay levels: messages wait in `SCHEDULE_TOPIC_XXXX`, one queue a level, each entry's tag hash
+//! being its due time. Java: `ScheduleMessageService`.
+//!
+//! Delivery runs inside the turn of whichever loop is awake when something is due; one of them
+//! gets the lock. A refused delivery is tried again at the same offset, never skipped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use net::Refusal;
+use parking_lot::Mutex;
+use store::{At, Queue, Store, Wait};
+use wire::body::{DataVersion, Member};
+use wire::codes::response;
+use wire::json::{Value, object};
+use wire::properties::{self, Known};
+use wire::record::{self, NewRecord, Scanned};
+
+use crate::state::Broker;
+use crate::topics::{SCHEDULE_TOPIC, TopicQueue, Topics};
+use crate::turn::Turn;
+
+/// Pause before a refused delivery is tried again.
+const RETRY_MS: i64 = 100;
+/// Pause while a record is fetched from disk.
+const WARM_MS: i64 = 5;
+/// Deliveries of one turn, so that a flood of due messages does not hold up the loop.
+const PER_TURN: usize = 512;
+/// How far back a level whose offset is unusable is looked through, before the last save.
+const MARGIN_MS: i64 = 60_000;
+
+struct Level {
+    queue: Arc<Queue>,
+    duration_ms: i64,
+    offset: i64,
+    /// When the entry at `offset` is due; `None` when there is none.
+    due_ms: Option<i64>,
+}
+
+struct Progress {
+    levels: Vec<Level>,
+    version: DataVersion,
+    dirty: bool,
+}
+
+/// The delay levels of a broker.
+pub struct Schedule {
+    levels_ms: Vec<i64>,
+    progress: Mutex<Progress>,
+    /// Earliest due time over all levels; `i64::MAX` for none.
+    next_due: AtomicI64,
+    path: PathBuf,
+}
+
+impl Schedule {
+    /// Reads `delayOffset.json` or its backup and corrects offsets that point outside the queues.
+    pub fn load(
+        path: PathBuf,
+        levels_ms: Vec<i64>,
+        topics: &Topics,
+        store: &Store,
+    ) -> Result<Schedule, store::config_file::LoadError> {
+        let file = store::config_file::load(&path, |text| Value::parse(text))?;
+        let part = |name: &str| file.as_ref().and_then(|file| file.get(name));
+        let version = part("dataVersion").and_then(DataVersion::read).unwrap_or_default();
+        let saved = part("offsetTable").map_or(&[][..], Value::pairs);
+        let offset_of = |level: i64| {
+            saved.iter().find(|(key, _)| key.int() == Some(level)).and_then(|(_, offset)| offset.int())
+        };
+        let mut levels = Vec::new();
+        for (index, duration_ms) in levels_ms.iter().enumerate() {
+            let queue = topics.queue(SCHEDULE_TOPIC, index as i32).map(|q| Arc::clone(&q.queue));
+            let queue = queue.unwrap_or_else(|| store.queue_or_create(SCHEDULE_TOPIC, index as i32));
+            let offset = offset_of(index as i64 + 1).unwrap_or(queue.min_offset());
+            let offset = usable_offset(index + 1, store, &queue, offset, version.timestamp);
+            let due_ms = store.entry(&queue, offset).map(|entry| entry.tags_code);
+            levels.push(Level { queue, duration_ms: *duration_ms, offset, due_ms });
+        }
+        let schedule = Schedule {
+            levels_ms,
+            progress: Mutex::new(Progress { levels, version, dirty: false }),
+            next_due: AtomicI64::new(i64::MAX),
+            path,
+        };
+        schedule.update_next_due(&schedule.progress.lock());
+        Ok(schedule)
+    }
+
+    /// Duration of each level in milliseconds.
+    pub fn levels(&self) -> &[i64] {
+        &self.levels_ms
+    }
+
+    /// When the next message is due, if any waits.
+    pub fn next_due_ms(&self) -> Option<i64> {
+        let due = self.next_due.load(Ordering::Acquire);
+        (due < i64::MAX).then_some(due)
+    }
+
+    /// Notes a message that was just put into the queue of a level.
+    pub fn added(&self, queue_id: i32, stored_ms: i64) {
+        let mut progress = self.progress.lock();
+        let Some(level) = usize::try_from(queue_id).ok().and_then(|id| progress.levels.get_mut(id)) else {
+            return;
+        };
+        if level.due_ms.is_none() {
+            level.due_ms = Some(stored_ms + level.duration_ms);
+            self.next_due.fetch_min(stored_ms + level.duration_ms, Ordering::AcqRel);
+        }
+    }
+
+    fn update_next_due(&self, progress: &Progress) {
+        let next = progress.levels.iter().filter_map(|level| level.due_ms).min();
+        self.next_due.store(next.unwrap_or(i64::MAX), Ordering::Release);
+    }
+
+    /// Progress as a body and file: next offset of each level.
+    pub fn body(&self) -> Value {
+        let progress = self.progress.lock();
+        let offsets = progress.levels.iter().enumerate();
+        object([
+            ("dataVersion", progress.version.write()),
+            ("offsetTable", object(offsets.map(|(i, level)| (i as i64 + 1, level.offset)))),
+        ])
+    }
+
+    /// Next offset and end of each level, for operators.
+    pub fn offsets(&self) -> Vec<(i64, i64)> {
+        let progress = self.progress.lock();
+        progress.levels.iter().map(|level| (level.offset, level.queue.next_offset())).collect()
+    }
+
+    /// Writes the file if anything was delivered since the last time.
+    pub fn save(&self) {
+        if !std::mem::take(&mut self.progress.lock().dirty) {
+            return;
+        }
+        if let Err(error) = store::config_file::save(&self.path, &self.body().to_file_text()) {
+            self.progress.lock().dirty = true;
+            tracing::error!(path = %self.path.display(), %error, "cannot save the delay levels");
+        }
+    }
+}
+
+/// An offset inside the queue. Below it starts at the beginning; beyond the end it starts at the
+/// first message that can not have been delivered before the file was written: twice is allowed,
+/// never is not (field case B29).
+fn usable_offset(level: usize, store: &Store, queue: &Queue, offset: i64, saved_ms: i64) -> i64 {
+    let (min, next) = (queue.min_offset(), queue.next_offset());
+    if (min..=next).contains(&offset) {
+        return offset;
+    }
+    let corrected = if offset < min {
+        min
+    } else {
+        let waiting = |at: &i64| store.entry(queue, *at).is_some_and(|e| e.tags_code >= saved_ms - MARGIN_MS);
+        (min..next).find(waiting).unwrap_or(next)
+    };
+    tracing::warn!(level, offset, corrected, "delay level offset is outside its queue");
+    corrected
+}
+
+/// The delay level that a message asks for, cut to the last one; `None` without delay.
+pub fn level_of(known: &Known<'_>, levels: &[i64]) -> Result<Option<usize>, Refusal> {
+    let Some(text) = known.delay else { return Ok(None) };
+    let level: i64 = text.parse().map_err(|_| {
+        let text = format!("the property DELAY is not a delay level: {text:?}; use 1 to {}", levels.len());
+        Refusal::new(response::MESSAGE_ILLEGAL, text)
+    })?;
+    Ok(usize::try_from(level).ok().filter(|level| *level > 0).map(|level| level.min(levels.len())))
+}
+
+/// Lets a timer message pass whose time is over; refuses others until timers are served.
+pub fn refuse_timer(text: &str, now_ms: i64) -> Result<(), Refusal> {
+    let number = |name: &str| properties::get(text, name).map(str::parse::<i64>);
+    let due = number(properties::TIMER_DELAY_SEC)
+        .map(|sec| sec.map(|sec| now_ms.saturating_add(sec.saturating_mul(1000))))
+        .or_else(|| number(properties::TIMER_DELAY_MS).map(|ms| ms.map(|ms| now_ms.saturating_add(ms))))
+        .or_else(|| number(properties::TIMER_DELIVER_MS));
+    match due {
+        None => Ok(()),
+        Some(Ok(due)) if due <= now_ms => Ok(()),
+        Some(Ok(_)) => Err(Refusal::new(
+            response::SYSTEM_ERROR,
+            "accurate timer message is not enabled, timerWheelEnable is false",
+        )),
+        Some(Err(_)) => Err(Refusal::new(
+            response::MESSAGE_ILLEGAL,
+            "timer message illegal, the delay time should not be bigger than the max delay \
+             259200000ms; or if set del msg, the delay time should be bigger than the current time",
+        )),
+    }
+}
+
+/// A message on its way to the delay topic.
+pub struct Delayed {
+    /// Queue of the level.
+    pub queue: Arc<TopicQueue>,
+    /// Its id: level - 1.
+    pub queue_id: i32,
+    /// Properties with the real topic and queue.
+    pub properties: String,
+}
+
+impl Delayed {
+    /// Where a message of `level` waits; `None` if the delay topic is missing.
+    pub fn new(broker: &Broker, level: usize, topic: &str, queue_id: i32, text: &str) -> Option<Delayed> {
+        let level_queue = level as i32 - 1;
+        let queue = broker.topics.queue(SCHEDULE_TOPIC, level_queue)?;
+        let mut text = properties::without(text, &[properties::REAL_TOPIC, properties::REAL_QID]);
+        properties::push(&mut text, properties::REAL_TOPIC, topic);
+        properties::push(&mut text, properties::REAL_QID, &queue_id.to_string());
+        Some(Delayed { queue, queue_id: level_queue, properties: text })
+    }
+}
+
+/// Delivers what is due. Called at the end of every turn.
+pub fn deliver_due(turn: &mut Turn) {
+    let broker = Arc::clone(&turn.broker);
+    if broker.schedule.next_due.load(Ordering::Acquire) > turn.now_ms {
+        return;
+    }
+    let Some(mut progress) = broker.schedule.progress.try_lock() else { return };
+    let mut delivered = 0;
+    for level in &mut progress.levels {
+        while delivered < PER_TURN && level.due_ms.is_some_and(|due| due <= turn.now_ms) {
+            level.due_ms = match step(turn, &broker, level) {
+                Step::Delivered => {
+                    delivered += 1;
+                    level.offset += 1;
+                    broker.store.entry(&level.queue, level.offset).map(|entry| entry.tags_code)
+                }
+                Step::Later(due_ms) => Some(due_ms),
+                Step::Empty => None,
+            };
+        }
+    }
+    if delivered > 0 {
+        progress.dirty = true;
+        progress.version.advance(turn.now_ms);
+    }
+    broker.schedule.update_next_due(&progress);
+}
+
+enum Step {
+    Delivered,
+    Later(i64),
+    Empty,
+}
+
+fn step(turn: &mut Turn, broker: &Arc<Broker>, level: &Level) -> Step {
+    let Some(entry) = broker.store.entry(&level.queue, level.offset) else { return Step::Empty };
+    // A due time further away than the level is long comes from a clock that was set back.
+    if entry.tags_code > turn.now_ms && entry.tags_code <= turn.now_ms + level.duration_ms {
+        return Step::Later(entry.tags_code);
+    }
+    if entry.physical_offset + i64::from(entry.size) > broker.store.watermarks().readable {
+        return Step::Later(turn.now_ms + 1);
+    }
+    turn.records.clear();
+    let mut bytes = std::mem::take(&mut turn.records);
+    let step = match broker.store.at(entry.physical_offset, Wait::OnlyCached, &mut bytes) {
+        At::Found => deliver(turn, broker, &bytes),
+        At::Cold => {
+            let (store, offset) = (Arc::clone(&broker.store), entry.physical_offset);
+            broker.readers.submit(move || {
+                let _ = store.at(offset, Wait::MayBlock, &mut Vec::new()); // brings it into memory
+            });
+            Step::Later(turn.now_ms + WARM_MS)
+        }
+        At::Missing => {
+            tracing::warn!(offset = entry.physical_offset, "a delayed message is gone from the log");
+            Step::Delivered
+        }
+    };
+    turn.records = bytes;
+    step
+}
+
+/// Puts a due message under its real topic.
+fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
+    let Ok(Scanned::Record(record)) = record::scan(bytes) else { return Step::Delivered };
+    let text = record.properties();
+    let topic = properties::get(text, properties::REAL_TOPIC);
+    let queue_id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse().ok());
+    let target = topic.zip(queue_id).and_then(|(topic, id)| broker.topics.queue(topic, id).zip(Some(id)));
+    let (Some(topic), Some((queue, queue_id))) = (topic, target) else {
+        tracing::warn!(topic, queue_id, "the target of a delayed message does not exist any more");
+        return Step::Delivered;
+    };
+    let known = Known::scan(text);
+    let new = NewRecord {
+        topic,
+        queue_id,
+        flag: record.flag(),
+        sys_flag: record.sys_flag(),
+        born_timestamp: record.born_timestamp(),
+        born_host: record.born_host(),
+        store_host: record.store_host(),
+        reconsume_times: record.reconsume_times(),
+        prepared_offset: record.prepared_offset(),
+        body: record.body(),
+        body_crc: record.body_crc(),
+        properties: text,
+    };
+    match broker.store.append(&queue.queue, &new, &known) {
+        Ok(appended) => {
+            turn.arrived(&queue, appended.end);
+            Step::Delivered
+        }
+        Err(error) => {
+            tracing::warn!(%error, topic, "a delayed message is not delivered yet");
+            Step::Later(turn.now_ms + RETRY_MS)
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Topics: their configuration file, their queues, and how they come into being.
+//!
+//! Readers take one read lock and clone an `Arc`; a change replaces the topic and is on disk
+//! before anybody sees it. Queues live on from one configuration to the next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::clock::Clock;
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+use store::{Queue, Store};
+use wire::body::{DataVersion, Member, TopicConfig, TopicConfigWrapper};
+use wire::codes::perm;
+use wire::json::{Value, object};
+
+use crate::config::BrokerConfig;
+use crate::stats::Rate;
+use crate::waits::Waiters;
+
+/// The template of automatically created topics.
+pub const AUTO_CREATE_KEY_TOPIC: &str = "TBW102";
+/// Where messages with a delay level wait; queue = level - 1.
+pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
+/// Prefix of all names that belong to the system.
+pub const SYSTEM_PREFIX: &str = "rmq_sys_";
+
+/// Topics that no client may send to. Java: `TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET`.
+const FORBIDDEN_TO_SEND: [&str; 8] = [
+    SCHEDULE_TOPIC,
+    "RMQ_SYS_TRANS_HALF_TOPIC",
+    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+    "TRANS_CHECK_MAX_TIME_TOPIC",
+    "SELF_TEST_TOPIC",
+    "OFFSET_MOVED_EVENT",
+    "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
+    "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
+];
+
+/// More system topics, besides those above and the ones that [`Topics::system`] adds.
+const SYSTEM: [&str; 4] =
+    [AUTO_CREATE_KEY_TOPIC, "BenchmarkTest", "RMQ_SYS_TRACE_TOPIC", "CHECKPOINT_TOPIC"];
+
+/// A queue of a topic with those who wait for its next message.
+pub struct TopicQueue {
+    /// The stored queue.
+    pub queue: Arc<Queue>,
+    /// Pulls that wait for an arrival.
+    pub waiters: Waiters,
+}
+
+/// A topic at one moment.
+pub struct Topic {
+    /// Its configuration.
+    pub config: TopicConfig,
+    /// Queues 0 to max(read, write) - 1.
+    pub queues: Vec<Arc<TopicQueue>>,
+    /// Messages put.
+    pub puts: Arc<Rate>,
+}
+
+/// All topics of a broker.
+pub struct Topics {
+    table: RwLock<HashMap<String, Arc<Topic>, RandomState>>,
+    /// Held while a change is made and written; holds the version.
+    change: Mutex<DataVersion>,
+    system: RwLock<Vec<String>>,
+    path: PathBuf,
+    store: Arc<Store>,
+    clock: Clock,
+}
+
+impl Topics {
+    /// Reads `topics.json` (or its backup) and makes sure that the system topics exist.
+    pub fn load(
+        path: PathBuf,
+        store: Arc<Store>,
+        clock: Clock,
+        config: &BrokerConfig,
+    ) -> Result<Topics, store::config_file::LoadError> {
+        let loaded = store::config_file::load(&path, |text| Value::parse(text))?;
+        let wrapper = loaded.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default();
+        let topics = Topics {
+            table: RwLock::default(),
+            change: Mutex::new(wrapper.data_version),
+            system: RwLock::default(),
+            path,
+            store,
+            clock,
+        };
+        for (name, mut config) in wrapper.topic_config_table {
+            config.topic_name.clone_from(&name);
+            topics.insert(config);
+        }
+        topics.add_system_topics(config);
+        Ok(topics)
+    }
+
+    /// The topics that every Java broker has. Java: the constructor of `TopicConfigManager`.
+    fn add_system_topics(&self, config: &BrokerConfig) {
+        const RW: i32 = perm::READ | perm::WRITE;
+        let cluster = config.broker_cluster_name.as_str();
+        let broker = config.broker_name.as_str();
+        let optional = |on: bool| if on { perm::INHERIT | RW } else { perm::INHERIT };
+        let mut wanted = vec![
+            ("SELF_TEST_TOPIC".to_owned(), 1, RW),
+            ("BenchmarkTest".to_owned(), 1024, RW),
+            (cluster.to_owned(), 16, optional(config.cluster_topic_enable)),
+            (broker.to_owned(), 1, optional(config.broker_topic_enable)),
+            ("OFFSET_MOVED_EVENT".to_owned(), 1, RW),
+            (SCHEDULE_TOPIC.to_owned(), config.delay_levels_ms().len().max(18) as i32, RW),
+            (format!("{cluster}_REPLY_TOPIC"), 1, RW),
+            (format!("rmq_sys_REVIVE_LOG_{cluster}"), 8, RW),
+            (format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
+            ("RMQ_SYS_TRANS_HALF_TOPIC".to_owned(), 1, RW),
+            ("RMQ_SYS_TRANS_OP_HALF_TOPIC".to_owned(), 1, RW),
+            ("RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC".to_owned(), 1, RW),
+            ("RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC".to_owned(), 1, RW),
+            ("rmq_sys_wheel_timer".to_owned(), 1, RW),
+        ];
+        let queues = config.default_topic_queue_nums;
+        if config.auto_create_topic_enable {
+            wanted.push((AUTO_CREATE_KEY_TOPIC.to_owned(), queues, perm::INHERIT | RW));
+        } else {
+            self.table.write().remove(AUTO_CREATE_KEY_TOPIC);
+        }
+        if config.trace_topic_enable {
+            wanted.push((config.msg_trace_topic_name.clone(), 1, RW));
+        }
+        for (name, queues, perm) in wanted {
+            self.system.write().push(name.clone());
+            self.insert(TopicConfig {
+                topic_name: name,
+                read_queue_nums: queues,
+                write_queue_nums: queues,
+                perm,
+                ..TopicConfig::default()
+            });
+        }
+    }
+
+    /// Makes the template of automatic topics exist when creation was switched on at run time.
+    pub fn switch_auto_create(&self, config: &BrokerConfig) {
+        if config.auto_create_topic_enable && self.get(AUTO_CREATE_KEY_TOPIC).is_none() {
+            self.system.write().push(AUTO_CREATE_KEY_TOPIC.to_owned());
+            let queues = config.default_topic_queue_nums;
+            self.put(vec![TopicConfig {
+                topic_name: AUTO_CREATE_KEY_TOPIC.to_owned(),
+                read_queue_nums: queues,
+                write_queue_nums: queues,
+                perm: perm::INHERIT | perm::READ | perm::WRITE,
+                ..TopicConfig::default()
+            }]);
+        }
+    }
+
+    /// Puts a topic into the table, keeping the queues that an earlier configuration had.
+    fn insert(&self, config: TopicConfig) -> Arc<Topic> {
+        let wanted = config.read_queue_nums.max(config.write_queue_nums).max(0);
+        let mut table = self.table.write();
+        let old = table.get(&config.topic_name);
+        let mut queues = old.map_or_else(Vec::new, |old| old.queues.clone());
+        let puts = old.map_or_else(Arc::default, |old| Arc::clone(&old.puts));
+        for id in queues.len() as i32..wanted {
+            let queue = self.store.queue_or_create(&config.topic_name, id);
+            queues.push(Arc::new(TopicQueue { queue, waiters: Waiters::default() }));
+        }
+        let topic = Arc::new(Topic { config, queues, puts });
+        table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));
+        topic
+    }
+
+    /// A topic, if it exists.
+    pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        self.table.read().get(name).cloned()
+    }
+
+    /// A queue of an existing topic.
+    pub fn queue(&self, name: &str, id: i32) -> Option<Arc<TopicQueue>> {
+        let id = usize::try_from(id).ok()?;
+        self.table.read().get(name)?.queues.get(id).cloned()
+    }
+
+    /// Names of all topics, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.table.read().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Number of topics.
+    pub fn len(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// Whether a topic belongs to the system.
+    pub fn is_system(&self, name: &str) -> bool {
+        SYSTEM.contains(&name)
+            || FORBIDDEN_TO_SEND.contains(&name)
+            || name.starts_with(SYSTEM_PREFIX)
+            || self.system.read().iter().any(|system| system == name)
+    }
+
+    /// All system topics that exist, sorted.
+    pub fn system_topics(&self) -> Vec<String> {
+        let mut names = self.names();
+        names.retain(|name| self.is_system(name));
+        names
+    }
+
+    /// Whether clients may not send to a topic.
+    pub fn is_forbidden_to_send(name: &str) -> bool {
+        FORBIDDEN_TO_SEND.contains(&name)
+    }
+
+    /// Creates or changes topics; on disk when it returns.
+    pub fn put(&self, configs: Vec<TopicConfig>) -> Vec<Arc<Topic>> {
+        let mut version = self.change.lock();
+        let topics = configs.into_iter().map(|config| self.insert(config)).collect();
+        version.advance(self.clock.now_ms());
+        self.save(&version);
+        topics
+    }
+
+    /// Creates a topic unless it exists; the second value tells whether it is new.
+    pub fn put_if_absent(&self, config: TopicConfig) -> (Arc<Topic>, bool) {
+        let mut version = self.change.lock();
+        if let Some(topic) = self.get(&config.topic_name) {
+            return (topic, false);
+        }
+        tracing::info!(topic = config.topic_name, queues = config.write_queue_nums, "new topic");
+        let topic = self.insert(config);
+        version.advance(self.clock.now_ms());
+        self.save(&version);
+        (topic, true)
+    }
+
+    /// Removes a topic with its queues and messages. False when there was none.
+    pub fn remove(&self, name: &str) -> bool {
+        let mut version = self.change.lock();
+        let Some(topic) = self.table.write().remove(name) else { return false };
+        for queue in &topic.queues {
+            queue.waiters.wake_all();
+        }
+        if let Err(error) = self.store.delete_topic(name) {
+            tracing::error!(topic = name, %error, "cannot delete the files of a topic");
+        }
+        version.advance(self.clock.now_ms());
+        self.save(&version);
+        true
+    }
+
+    /// The topic that a send to an unknown one creates, if that is allowed.
+    /// Java: `TopicConfigManager.createTopicInSendMessageMethod`.
+    pub fn template(
+        &self,
+        topic: &str,
+        default_topic: &str,
+        client_queues: i32,
+        sys_flag: i32,
+        config: &BrokerConfig,
+    ) -> Option<TopicConfig> {
+        let template = self.get(default_topic)?;
+        let template = &template.config;
+        let switched_off = default_topic == AUTO_CREATE_KEY_TOPIC && !config.auto_create_topic_enable;
+        if switched_off || template.perm & perm::INHERIT == 0 {
+            return None;
+        }
+        let queues = client_queues.min(template.write_queue_nums).max(0);
+        Some(TopicConfig {
+            topic_name: topic.to_owned(),
+            read_queue_nums: queues,
+            write_queue_nums: queues,
+            perm: template.perm & !perm::INHERIT,
+            topic_sys_flag: sys_flag,
+            topic_filter_type: template.topic_filter_type.clone(),
+            ..TopicConfig::default()
+        })
+    }
+
+    /// The table with its version, as it is registered, synchronized and stored.
+    pub fn wrapper(&self) -> TopicConfigWrapper {
+        let version = self.change.lock();
+        self.wrapper_at(&version)
+    }
+
+    /// The current version.
+    pub fn version(&self) -> DataVersion {
+        self.change.lock().clone()
+    }
+
+    fn wrapper_at(&self, version: &DataVersion) -> TopicConfigWrapper {
+        let table = self.table.read();
+        let configs = table.values().map(|t| (t.config.topic_name.clone(), t.config.clone()));
+        TopicConfigWrapper {
+            data_version: version.clone(),
+            topic_config_table: configs.collect::<BTreeMap<_, _>>(),
+            ..TopicConfigWrapper::default()
+        }
+    }
+
+    fn save(&self, version: &DataVersion) {
+        let wrapper = self.wrapper_at(version);
+        let file = object([
+            ("dataVersion", wrapper.data_version.write()),
+            ("topicConfigTable", wrapper.topic_config_table.write()),
+        ]);
+        if let Err(error) = store::config_file::save(&self.path, &file.to_file_text()) {
+            tracing::error!(path = %self.path.display(), %error, "cannot save the topics");
+        }
+    }
+}
+
+/// Java's text form of a topic, as its answers show it.
+pub fn java_text(config: &TopicConfig) -> String {
+    let perm = config.perm;
+    let bit = |bit, letter| if perm & bit == bit { letter } else { "-" };
+    format!(
+        "TopicConfig [topicName={}, readQueueNums={}, writeQueueNums={}, perm={}{}{}, \
+         topicFilterType={}, topicSysFlag={}, order={}, attributes={{{}}}]",
+        config.topic_name,
+        config.read_queue_nums,
+        config.write_queue_nums,
+        bit(perm::READ, "R"),
+        bit(perm::WRITE, "W"),
+        bit(perm::INHERIT, "X"),
+        config.topic_filter_type,
+        config.topic_sys_flag,
+        config.order,
+        config.attributes.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", "),
+    )
+}
