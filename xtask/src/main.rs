@@ -1,2 +1,50 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask test | tidy | conform | bench`.
+#![allow(clippy::print_stdout)] // a tool for people: what it prints is its purpose
+
+mod bench;
+mod conform;
+mod suites;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask test                                  everything that CI runs; the last line counts
+cargo xtask tidy                                  layout, dependencies, codes, columns
+cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a server
+cargo xtask bench --vs-java [--quick]             side by side with the original";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test"] => suites::test(),
+        ["tidy"] => tidy::run().map(|checks| println!("{checks} passed, 0 failed")),
+        ["conform", rest @ ..] => conform_command(rest),
+        ["bench", "--vs-java"] => bench::vs_java(false),
+        ["bench", "--vs-java", "--quick"] => bench::vs_java(true),
+        _ => {
+            println!("{USAGE}");
+            bail!("unknown command");
+        }
+    }
+}
+
+fn conform_command(words: &[&str]) -> Result<()> {
+    let (server, rest) = match words {
+        ["--server", "java", rest @ ..] => (conform::Server::Java, rest),
+        ["--server", "apogee", rest @ ..] | rest => (conform::Server::Apogee, rest),
+    };
+    if matches!(server, conform::Server::Apogee) {
+        suites::build_release()?;
+    }
+    let summary = conform::run(server, rest.first().copied())?;
+    for client in &summary.skipped {
+        println!("SKIPPED: {client} (its runtime is missing)");
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    if summary.failed > 0 {
+        bail!("{} cases failed", summary.failed);
+    }
+    Ok(())
+}

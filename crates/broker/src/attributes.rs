@@ -53,7 +53,9 @@ pub fn apply(old: Option<&Attributes>, changes: &Attributes) -> Result<Attribute
         }
         if delete {
             if old.is_none() {
-                return Err(format!("only add attribute is supported while creating topic. key: {key}"));
+                return Err(format!(
+                    "only add attribute is supported while creating topic. key: {key}"
+                ));
             }
             if result.remove(key).is_none() {
                 return Err(format!("attempt to delete a nonexistent key: {key}"));
@@ -81,7 +83,9 @@ mod tests {
         let change = |text: &str| apply(Some(&created), &parse(text)?);
         assert!(change("+message.type=DELAY").is_ok());
         assert!(change("-message.type").is_ok_and(|a| a.len() == 1));
-        for bad in ["+queue.type=SimpleCQ", "+x=y", "-reserve.time", "+message.type=Z", "message.type=A"] {
+        for bad in
+            ["+queue.type=SimpleCQ", "+x=y", "-reserve.time", "+message.type=Z", "message.type=A"]
+        {
             assert!(change(bad).is_err(), "{bad}");
         }
         assert!(parse("+a=b,+a=c").is_err());

@@ -167,7 +167,12 @@ impl Clients {
     }
 
     /// Forgets a connection in the named groups. Returns the connections to tell.
-    pub fn unregister(&self, peer: &Peer, producer: Option<&str>, consumer: Option<&str>) -> Vec<Arc<Peer>> {
+    pub fn unregister(
+        &self,
+        peer: &Peer,
+        producer: Option<&str>,
+        consumer: Option<&str>,
+    ) -> Vec<Arc<Peer>> {
         let tables = &mut *self.0.lock();
         if let Some(group) = producer {
             tables.remove_producer(group, peer.id());
@@ -199,7 +204,11 @@ impl Clients {
     }
 
     /// The subscription of a group to a topic. Outer `None`: the group is unknown.
-    pub fn subscription(&self, group: &str, topic: &str) -> Option<(Option<Arc<Subscription>>, bool)> {
+    pub fn subscription(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Option<(Option<Arc<Subscription>>, bool)> {
         let tables = self.0.lock();
         let group = tables.consumers.get(group)?;
         Some((group.subscriptions.get(topic).cloned(), group.is_broadcasting()))
@@ -226,7 +235,9 @@ impl Clients {
     pub fn producers(&self) -> BTreeMap<String, Vec<ClientMember>> {
         let tables = self.0.lock();
         let groups = tables.producers.iter();
-        groups.map(|(group, members)| (group.clone(), members.values().cloned().collect())).collect()
+        groups
+            .map(|(group, members)| (group.clone(), members.values().cloned().collect()))
+            .collect()
     }
 
     /// Consumer groups that are subscribed to a topic now, sorted.

@@ -43,9 +43,10 @@ pub struct Groups {
 impl Groups {
     /// Reads `subscriptionGroup.json` or its backup.
     pub fn load(path: PathBuf, clock: Clock) -> Result<Groups, store::config_file::LoadError> {
-        let file = store::config_file::load(&path, |text| Value::parse(text))?;
+        let file = store::config_file::load(&path, Value::parse)?;
         let part = |name: &str| file.as_ref().and_then(|file| file.get(name));
-        let configs = part("subscriptionGroupTable").and_then(BTreeMap::<String, GroupConfig>::read);
+        let configs =
+            part("subscriptionGroupTable").and_then(BTreeMap::<String, GroupConfig>::read);
         let version = part("dataVersion").and_then(DataVersion::read).unwrap_or_default();
         let forbidden = part("forbiddenTable").and_then(Member::read).unwrap_or_default();
         let mut table = HashMap::new();
@@ -152,7 +153,8 @@ impl Groups {
 }
 
 fn named(name: &str) -> GroupConfig {
-    let broadcast = matches!(name, "CID_ONSAPI_PULL" | "CID_ONSAPI_PERMISSION" | "CID_ONSAPI_OWNER");
+    let broadcast =
+        matches!(name, "CID_ONSAPI_PULL" | "CID_ONSAPI_PERMISSION" | "CID_ONSAPI_OWNER");
     GroupConfig {
         group_name: name.to_owned(),
         consume_broadcast_enable: broadcast || !name.starts_with("CID_ONS-"),

@@ -6,6 +6,7 @@
 pub mod attributes;
 pub mod clients;
 pub mod config;
+mod config_keys;
 pub mod groups;
 pub mod handlers;
 pub mod locks;

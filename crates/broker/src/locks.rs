@@ -22,19 +22,32 @@ pub struct Locks(Mutex<HashMap<String, HashMap<Key, Lock>>>);
 
 impl Locks {
     /// Takes or renews the lock of a queue. True when the client holds it now.
-    pub fn lock(&self, group: &str, topic: &str, queue_id: i32, client_id: &str, now_ms: i64) -> bool {
+    pub fn lock(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: i32,
+        client_id: &str,
+        now_ms: i64,
+    ) -> bool {
         let mut groups = self.0.lock();
         let locks = groups.entry(group.to_owned()).or_default();
-        let lock = locks.entry((topic.to_owned(), queue_id)).or_insert_with(|| Lock {
-            client_id: client_id.to_owned(),
-            renewed_ms: now_ms,
-        });
+        let lock = locks
+            .entry((topic.to_owned(), queue_id))
+            .or_insert_with(|| Lock { client_id: client_id.to_owned(), renewed_ms: now_ms });
         let expired = now_ms - lock.renewed_ms > LEASE_MS;
         if lock.client_id != client_id && !expired {
             return false;
         }
         if lock.client_id != client_id {
-            tracing::warn!(group, topic, queue_id, from = lock.client_id, to = client_id, "lock expired: taken over");
+            tracing::warn!(
+                group,
+                topic,
+                queue_id,
+                from = lock.client_id,
+                to = client_id,
+                "lock expired: taken over"
+            );
             client_id.clone_into(&mut lock.client_id);
         }
         lock.renewed_ms = now_ms;
@@ -57,9 +70,9 @@ impl Locks {
     /// Whether no lock of the group is alive. Java: `isLockAllExpired`.
     pub fn all_expired(&self, group: &str, now_ms: i64) -> bool {
         let groups = self.0.lock();
-        groups.get(group).is_none_or(|locks| {
-            locks.values().all(|lock| now_ms - lock.renewed_ms > LEASE_MS)
-        })
+        groups
+            .get(group)
+            .is_none_or(|locks| locks.values().all(|lock| now_ms - lock.renewed_ms > LEASE_MS))
     }
 }
 

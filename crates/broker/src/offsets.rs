@@ -32,7 +32,7 @@ pub struct Offsets {
 impl Offsets {
     /// Reads `consumerOffset.json` or its backup.
     pub fn load(path: PathBuf) -> Result<Offsets, store::config_file::LoadError> {
-        let file = store::config_file::load(&path, |text| Value::parse(text))?;
+        let file = store::config_file::load(&path, Value::parse)?;
         let mut table = Table::default();
         if let Some(file) = &file {
             table.version = file.get("dataVersion").and_then(Member::read).unwrap_or_default();

@@ -44,7 +44,10 @@ impl Readers {
     pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let jobs = self.jobs.lock();
         let Some(jobs) = &*jobs else { return false };
-        !matches!(jobs.try_send(Box::new(job)), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
+        !matches!(
+            jobs.try_send(Box::new(job)),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+        )
     }
 
     /// Finishes the waiting jobs and ends.

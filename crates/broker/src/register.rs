@@ -131,7 +131,9 @@ impl Registrar {
             let name = format!("register-{address}");
             match std::thread::Builder::new().name(name).spawn(move || task.run()) {
                 Ok(thread) => drop(remotes.insert(address.clone(), Remote { stop, thread })),
-                Err(error) => tracing::error!(%error, address, "cannot register with a name server"),
+                Err(error) => {
+                    tracing::error!(%error, address, "cannot register with a name server")
+                }
             }
         }
         drop(remotes);
@@ -224,7 +226,8 @@ impl Task {
                     }
                     client = None;
                     failures += 1;
-                    (RETRY * 2_u32.saturating_pow(failures.min(6))).min(Duration::from_millis(period))
+                    (RETRY * 2_u32.saturating_pow(failures.min(6)))
+                        .min(Duration::from_millis(period))
                 }
             };
             let mut now = self.signal.round.lock();

@@ -61,20 +61,24 @@ impl Schedule {
         topics: &Topics,
         store: &Store,
     ) -> Result<Schedule, store::config_file::LoadError> {
-        let file = store::config_file::load(&path, |text| Value::parse(text))?;
+        let file = store::config_file::load(&path, Value::parse)?;
         let part = |name: &str| file.as_ref().and_then(|file| file.get(name));
         let version = part("dataVersion").and_then(DataVersion::read).unwrap_or_default();
         let saved = part("offsetTable").map_or(&[][..], Value::pairs);
         let offset_of = |level: i64| {
-            saved.iter().find(|(key, _)| key.int() == Some(level)).and_then(|(_, offset)| offset.int())
+            saved
+                .iter()
+                .find(|(key, _)| key.int() == Some(level))
+                .and_then(|(_, offset)| offset.int())
         };
         let mut levels = Vec::new();
         for (index, duration_ms) in levels_ms.iter().enumerate() {
             let queue = topics.queue(SCHEDULE_TOPIC, index as i32).map(|q| Arc::clone(&q.queue));
-            let queue = queue.unwrap_or_else(|| store.queue_or_create(SCHEDULE_TOPIC, index as i32));
+            let queue =
+                queue.unwrap_or_else(|| store.queue_or_create(SCHEDULE_TOPIC, index as i32));
             let offset = offset_of(index as i64 + 1).unwrap_or(queue.min_offset());
             let offset = usable_offset(index + 1, store, &queue, offset, version.timestamp);
-            let due_ms = store.entry(&queue, offset).map(|entry| entry.tags_code);
+            let due_ms = queue.entry(store, offset).map(|entry| entry.tags_code);
             levels.push(Level { queue, duration_ms: *duration_ms, offset, due_ms });
         }
         let schedule = Schedule {
@@ -101,7 +105,8 @@ impl Schedule {
     /// Notes a message that was just put into the queue of a level.
     pub fn added(&self, queue_id: i32, stored_ms: i64) {
         let mut progress = self.progress.lock();
-        let Some(level) = usize::try_from(queue_id).ok().and_then(|id| progress.levels.get_mut(id)) else {
+        let Some(level) = usize::try_from(queue_id).ok().and_then(|id| progress.levels.get_mut(id))
+        else {
             return;
         };
         if level.due_ms.is_none() {
@@ -154,7 +159,8 @@ fn usable_offset(level: usize, store: &Store, queue: &Queue, offset: i64, saved_
     let corrected = if offset < min {
         min
     } else {
-        let waiting = |at: &i64| store.entry(queue, *at).is_some_and(|e| e.tags_code >= saved_ms - MARGIN_MS);
+        let waiting =
+            |at: &i64| queue.entry(store, *at).is_some_and(|e| e.tags_code >= saved_ms - MARGIN_MS);
         (min..next).find(waiting).unwrap_or(next)
     };
     tracing::warn!(level, offset, corrected, "delay level offset is outside its queue");
@@ -165,7 +171,8 @@ fn usable_offset(level: usize, store: &Store, queue: &Queue, offset: i64, saved_
 pub fn level_of(known: &Known<'_>, levels: &[i64]) -> Result<Option<usize>, Refusal> {
     let Some(text) = known.delay else { return Ok(None) };
     let level: i64 = text.parse().map_err(|_| {
-        let text = format!("the property DELAY is not a delay level: {text:?}; use 1 to {}", levels.len());
+        let text =
+            format!("the property DELAY is not a delay level: {text:?}; use 1 to {}", levels.len());
         Refusal::new(response::MESSAGE_ILLEGAL, text)
     })?;
     Ok(usize::try_from(level).ok().filter(|level| *level > 0).map(|level| level.min(levels.len())))
@@ -176,7 +183,9 @@ pub fn refuse_timer(text: &str, now_ms: i64) -> Result<(), Refusal> {
     let number = |name: &str| properties::get(text, name).map(str::parse::<i64>);
     let due = number(properties::TIMER_DELAY_SEC)
         .map(|sec| sec.map(|sec| now_ms.saturating_add(sec.saturating_mul(1000))))
-        .or_else(|| number(properties::TIMER_DELAY_MS).map(|ms| ms.map(|ms| now_ms.saturating_add(ms))))
+        .or_else(|| {
+            number(properties::TIMER_DELAY_MS).map(|ms| ms.map(|ms| now_ms.saturating_add(ms)))
+        })
         .or_else(|| number(properties::TIMER_DELIVER_MS));
     match due {
         None => Ok(()),
@@ -205,7 +214,13 @@ pub struct Delayed {
 
 impl Delayed {
     /// Where a message of `level` waits; `None` if the delay topic is missing.
-    pub fn new(broker: &Broker, level: usize, topic: &str, queue_id: i32, text: &str) -> Option<Delayed> {
+    pub fn new(
+        broker: &Broker,
+        level: usize,
+        topic: &str,
+        queue_id: i32,
+        text: &str,
+    ) -> Option<Delayed> {
         let level_queue = level as i32 - 1;
         let queue = broker.topics.queue(SCHEDULE_TOPIC, level_queue)?;
         let mut text = properties::without(text, &[properties::REAL_TOPIC, properties::REAL_QID]);
@@ -229,7 +244,7 @@ pub fn deliver_due(turn: &mut Turn) {
                 Step::Delivered => {
                     delivered += 1;
                     level.offset += 1;
-                    broker.store.entry(&level.queue, level.offset).map(|entry| entry.tags_code)
+                    level.queue.entry(&broker.store, level.offset).map(|entry| entry.tags_code)
                 }
                 Step::Later(due_ms) => Some(due_ms),
                 Step::Empty => None,
@@ -250,7 +265,7 @@ enum Step {
 }
 
 fn step(turn: &mut Turn, broker: &Arc<Broker>, level: &Level) -> Step {
-    let Some(entry) = broker.store.entry(&level.queue, level.offset) else { return Step::Empty };
+    let Some(entry) = level.queue.entry(&broker.store, level.offset) else { return Step::Empty };
     // A due time further away than the level is long comes from a clock that was set back.
     if entry.tags_code > turn.now_ms && entry.tags_code <= turn.now_ms + level.duration_ms {
         return Step::Later(entry.tags_code);
@@ -270,7 +285,10 @@ fn step(turn: &mut Turn, broker: &Arc<Broker>, level: &Level) -> Step {
             Step::Later(turn.now_ms + WARM_MS)
         }
         At::Missing => {
-            tracing::warn!(offset = entry.physical_offset, "a delayed message is gone from the log");
+            tracing::warn!(
+                offset = entry.physical_offset,
+                "a delayed message is gone from the log"
+            );
             Step::Delivered
         }
     };
@@ -284,7 +302,8 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
     let text = record.properties();
     let topic = properties::get(text, properties::REAL_TOPIC);
     let queue_id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse().ok());
-    let target = topic.zip(queue_id).and_then(|(topic, id)| broker.topics.queue(topic, id).zip(Some(id)));
+    let target =
+        topic.zip(queue_id).and_then(|(topic, id)| broker.topics.queue(topic, id).zip(Some(id)));
     let (Some(topic), Some((queue, queue_id))) = (topic, target) else {
         tracing::warn!(topic, queue_id, "the target of a delayed message does not exist any more");
         return Step::Delivered;

@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 use base::clock::Clock;
 use parking_lot::Mutex;
 use store::Store;
-use wire::codes::perm;
 use wire::body::TopicConfig;
+use wire::codes::perm;
 
 use crate::clients::Clients;
 use crate::config::BrokerConfig;
@@ -92,7 +92,8 @@ impl Broker {
     ) -> Result<Arc<Broker>, StartError> {
         let store = Store::open(store_config(&config), clock.clone())?;
         let folder = PathBuf::from(&config.store_path_root_dir).join("config");
-        let topics = Topics::load(folder.join("topics.json"), Arc::clone(&store), clock.clone(), &config)?;
+        let topics =
+            Topics::load(folder.join("topics.json"), Arc::clone(&store), clock.clone(), &config)?;
         let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
         let levels = config.delay_levels_ms().to_vec();
@@ -155,7 +156,13 @@ impl Broker {
 
     /// The topic of a group's retries or dead letters; created when missing.
     /// Java: `createTopicInSendMessageBackMethod`.
-    pub fn system_made_topic(&self, name: &str, queues: i32, order: bool, sys_flag: i32) -> Arc<Topic> {
+    pub fn system_made_topic(
+        &self,
+        name: &str,
+        queues: i32,
+        order: bool,
+        sys_flag: i32,
+    ) -> Arc<Topic> {
         if let Some(topic) = self.topics.get(name)
             && topic.config.order == order
         {
@@ -236,7 +243,8 @@ fn store_config(config: &BrokerConfig) -> store::StoreConfig {
     }
     wanted.commit_log_file_size = config.mapped_file_size_commit_log as u64;
     wanted.consume_queue_file_size = config.mapped_file_size_consume_queue as u64;
-    wanted.flush = if config.is_sync_flush() { store::FlushMode::Sync } else { store::FlushMode::Async };
+    wanted.flush =
+        if config.is_sync_flush() { store::FlushMode::Sync } else { store::FlushMode::Async };
     wanted.flush_interval_ms = config.flush_interval_commit_log as u64;
     wanted.ring_bytes = config.tail_ring_bytes as usize;
     wanted.delay_levels_ms = config.delay_levels_ms().to_vec();

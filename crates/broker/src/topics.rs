@@ -79,7 +79,7 @@ impl Topics {
         clock: Clock,
         config: &BrokerConfig,
     ) -> Result<Topics, store::config_file::LoadError> {
-        let loaded = store::config_file::load(&path, |text| Value::parse(text))?;
+        let loaded = store::config_file::load(&path, Value::parse)?;
         let wrapper = loaded.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default();
         let topics = Topics {
             table: RwLock::default(),
@@ -189,11 +189,6 @@ impl Topics {
         names
     }
 
-    /// Number of topics.
-    pub fn len(&self) -> usize {
-        self.table.read().len()
-    }
-
     /// Whether a topic belongs to the system.
     pub fn is_system(&self, name: &str) -> bool {
         SYSTEM.contains(&name)
@@ -263,7 +258,8 @@ impl Topics {
     ) -> Option<TopicConfig> {
         let template = self.get(default_topic)?;
         let template = &template.config;
-        let switched_off = default_topic == AUTO_CREATE_KEY_TOPIC && !config.auto_create_topic_enable;
+        let switched_off =
+            default_topic == AUTO_CREATE_KEY_TOPIC && !config.auto_create_topic_enable;
         if switched_off || template.perm & perm::INHERIT == 0 {
             return None;
         }

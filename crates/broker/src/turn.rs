@@ -104,7 +104,9 @@ impl Turn {
         }
         mine.push(Arc::clone(&parked));
         self.deadlines.push(ByDeadline(Arc::clone(&parked)));
-        if self.deadlines.len() > 1024 && self.deadlines.len() > 4 * self.broker.parked.load(Relaxed) {
+        if self.deadlines.len() > 1024
+            && self.deadlines.len() > 4 * self.broker.parked.load(Relaxed)
+        {
             self.deadlines.retain(|known| !known.0.is_taken());
         }
         let offset = parked.pull.offset;

@@ -45,9 +45,22 @@ pub struct Parked {
 
 impl Parked {
     /// A parked pull, counted in `gauge` until it is taken.
-    pub fn new(pull: Pull, peer: Arc<Peer>, opaque: i32, deadline_ms: i64, gauge: &Arc<AtomicUsize>) -> Parked {
+    pub fn new(
+        pull: Pull,
+        peer: Arc<Peer>,
+        opaque: i32,
+        deadline_ms: i64,
+        gauge: &Arc<AtomicUsize>,
+    ) -> Parked {
         gauge.fetch_add(1, Ordering::Relaxed);
-        Parked { pull, peer, opaque, deadline_ms, taken: AtomicBool::new(false), gauge: Arc::clone(gauge) }
+        Parked {
+            pull,
+            peer,
+            opaque,
+            deadline_ms,
+            taken: AtomicBool::new(false),
+            gauge: Arc::clone(gauge),
+        }
     }
 
     /// True for the one caller that has to answer.

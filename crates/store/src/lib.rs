@@ -1,1 +1,48 @@
 //! Commit log, consume queues and index in Java's layout.
+//!
+//! One [`Store`] owns one store directory. The way of a message: [`Store::append`] gives it its
+//! offsets and encodes it into memory, [`Store::commit`] writes everything appended so far with one
+//! `pwrite` per file, and only then may it be acknowledged (asynchronous flush); with synchronous
+//! flush the acknowledgement also waits for `flushed` of [`Store::watermarks`] to pass its end.
+//! Readers never see a record whose end is above `readable`.
+//!
+//! Who calls what: appenders must call `commit` at the end of their turn, nobody else does. Reads
+//! with [`Wait::OnlyCached`] never wait for a disk and may run on an event loop; a fetch that says
+//! `cold` is to be asked again with [`Wait::MayBlock`] on a thread that may block.
+//!
+//! Nothing is memory-mapped: reads go to the ring of newest bytes, then to the page cache
+//! (`preadv2` with `RWF_NOWAIT`), then to the disk. So the crate has no unsafe code, and a page
+//! fault never stops a loop.
+//!
+//! Modules and their locks, in the order in which they may be taken:
+//! `writer` (commit) -> `pending` (append) -> `grow` -> `segments`; `pending` -> one queue's state
+//! -> the dirty list. The flush lock of the background thread is taken before all of them.
+
+mod api;
+mod batch_queue;
+mod checkpoint;
+mod commit_log;
+pub mod config_file;
+mod deleted;
+mod files;
+mod flusher;
+mod index;
+mod index_file;
+mod lock_file;
+mod maintenance;
+mod queue;
+mod queues;
+mod reading;
+mod recovery;
+mod retention;
+mod ring;
+mod scan;
+mod store;
+#[cfg(test)]
+mod testing;
+
+pub use api::{
+    AppendRefused, Appended, At, Edge, Entry, Fetch, FetchStatus, FlushMode, OpenError, Poisoned,
+    ReadLimit, SCHEDULE_TOPIC, StoreConfig, Wait, Watermarks,
+};
+pub use store::{Queue, Store};

@@ -33,7 +33,8 @@ pub fn heartbeat(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let value = json_body(call)?;
     // Java fails on a null list and leaves the client unregistered; so the sender learns of it.
     for list in ["producerDataSet", "consumerDataSet"] {
-        let null = value.pairs().iter().any(|(k, v)| k.as_text() == Some(list) && *v == Value::Null);
+        let null =
+            value.pairs().iter().any(|(k, v)| k.as_text() == Some(list) && *v == Value::Null);
         if null {
             let text = format!("the heartbeat member {list} is null");
             return Err(Refusal::new(response::SYSTEM_ERROR, text));

@@ -9,6 +9,8 @@ use wire::body::{DataVersion, Member};
 use wire::codes::response;
 use wire::requests::ConfigAnswer;
 
+use base::config::Table;
+
 use crate::config::BrokerConfig;
 use crate::state::Broker;
 use crate::turn::Turn;
@@ -28,15 +30,15 @@ pub fn update(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let text = String::from_utf8_lossy(call.body);
     let _one_at_a_time = broker.config_change.lock();
     let mut config = BrokerConfig::clone(&broker.config());
-    let changed = config
-        .update(&text)
-        .map_err(|refused| Refusal::new(refused.code, refused.remark))?;
+    let changed =
+        config.update(&text).map_err(|refused| Refusal::new(refused.code, refused.remark))?;
     tracing::info!(peer = ?call.peer, ?changed, "configuration changed");
     save(broker, &changed).map_err(|error| {
         Refusal::new(response::SYSTEM_ERROR, format!("the configuration cannot be saved: {error}"))
     })?;
     broker.registrar.set_addresses(&config.namesrv_addresses());
-    let auto_create_changed = config.auto_create_topic_enable != broker.config().auto_create_topic_enable;
+    let auto_create_changed =
+        config.auto_create_topic_enable != broker.config().auto_create_topic_enable;
     broker.set_config(config);
     if auto_create_changed {
         broker.topics.switch_auto_create(&broker.config());

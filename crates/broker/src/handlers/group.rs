@@ -11,8 +11,7 @@ use crate::handlers::topic::{PAGE, page_start};
 use crate::turn::Turn;
 
 fn check(config: &GroupConfig) -> Result<(), Refusal> {
-    check_group(&config.group_name)
-        .map_err(|text| Refusal::new(response::INVALID_PARAMETER, text))
+    check_group(&config.group_name).map_err(|text| Refusal::new(response::INVALID_PARAMETER, text))
 }
 
 /// 200: creates or changes a group. An empty body changes nothing and is a success, as in Java.

@@ -76,7 +76,8 @@ fn consume_stats_of(broker: &Broker, group: &str, name: &str, table: &mut Vec<(V
         let end = queue.queue.max_offset(&broker.store);
         // Never committed counts as wholly unread, but not below what still exists.
         let consumed = committed.get(&id).copied().unwrap_or(0).max(0);
-        let last = if consumed > 0 { store_time(broker, &queue, consumed - 1).unwrap_or(0) } else { 0 };
+        let last =
+            if consumed > 0 { store_time(broker, &queue, consumed - 1).unwrap_or(0) } else { 0 };
         let stats = object([
             ("brokerOffset", end),
             ("consumerOffset", consumed),
@@ -184,18 +185,22 @@ pub fn consume_queue(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let subscription = broker.clients.subscription(group, topic).and_then(|(found, _)| found);
     let count = i64::from(request.count.clamp(0, 1000));
     let entries = request.index.max(min)..request.index.saturating_add(count).min(max);
-    let entries = entries.filter_map(|offset| broker.store.entry(&queue.queue, offset)).map(|entry| {
-        let wanted = subscription.as_ref().is_none_or(|s| s.tags.matches(entry.tags_code));
-        object([
-            ("eval", Value::from(wanted)),
-            ("physicOffset", Value::from(entry.physical_offset)),
-            ("physicSize", Value::from(i64::from(entry.size))),
-            ("tagsCode", Value::from(entry.tags_code)),
-        ])
-    });
+    let entries =
+        entries.filter_map(|offset| queue.queue.entry(&broker.store, offset)).map(|entry| {
+            let wanted = subscription.as_ref().is_none_or(|s| s.tags.matches(entry.tags_code));
+            object([
+                ("eval", Value::from(wanted)),
+                ("physicOffset", Value::from(entry.physical_offset)),
+                ("physicSize", Value::from(i64::from(entry.size))),
+                ("tagsCode", Value::from(entry.tags_code)),
+            ])
+        });
     let offline = format!("{group}@{topic} is not online!");
     let body = object([
-        ("filterData", Value::from((subscription.is_none() && !group.is_empty()).then_some(offline))),
+        (
+            "filterData",
+            Value::from((subscription.is_none() && !group.is_empty()).then_some(offline)),
+        ),
         ("maxQueueIndex", Value::from(max)),
         ("minQueueIndex", Value::from(min)),
         ("queueData", Value::Array(entries.collect())),

@@ -44,7 +44,7 @@ fn is_young(broker: &Broker, queue: &TopicQueue) -> bool {
     if queue.queue.min_offset() > 0 {
         return false;
     }
-    match broker.store.entry(&queue.queue, 0) {
+    match queue.queue.entry(&broker.store, 0) {
         Some(first) => {
             let written = broker.store.watermarks().written;
             (written - first.physical_offset) as u64 <= memory_bytes() / 100 * 40
@@ -95,7 +95,8 @@ pub fn search(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let edge = if upper { Edge::Upper } else { Edge::Lower };
     let broker = &turn.broker;
     let queue = broker.topics.queue(request.topic, request.queue_id);
-    let offset = queue.map_or(0, |q| broker.store.offset_by_time(&q.queue, request.timestamp, edge));
+    let offset =
+        queue.map_or(0, |q| broker.store.offset_by_time(&q.queue, request.timestamp, edge));
     call.ok(&OffsetAnswer { offset: Some(offset) })
 }
 
@@ -121,13 +122,14 @@ pub fn min(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 pub fn earliest(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let request: QueueHeader<'_> = call.fields()?;
     let queue = turn.broker.topics.queue(request.topic, request.queue_id);
-    let timestamp = queue.and_then(|q| store_time(&turn.broker, &q, q.queue.min_offset())).unwrap_or(-1);
+    let timestamp =
+        queue.and_then(|q| store_time(&turn.broker, &q, q.queue.min_offset())).unwrap_or(-1);
     call.ok(&TimestampAnswer { timestamp })
 }
 
 /// Store time of the message at a queue offset.
 pub fn store_time(broker: &Broker, queue: &TopicQueue, offset: i64) -> Option<i64> {
-    let entry = broker.store.entry(&queue.queue, offset)?;
+    let entry = queue.queue.entry(&broker.store, offset)?;
     let mut bytes = Vec::new();
     match broker.store.at(entry.physical_offset, Wait::MayBlock, &mut bytes) {
         At::Found => match record::scan(&bytes) {
@@ -159,7 +161,8 @@ pub fn reset(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         let (min, max) = (queue.queue.min_offset(), queue.queue.max_offset(&broker.store));
         let target = match request.offset.filter(|offset| *offset != -1) {
             Some(offset) if !(min..=max).contains(&offset) => {
-                let text = format!("Target offset {offset} not in consume queue range [{min}-{max}]");
+                let text =
+                    format!("Target offset {offset} not in consume queue range [{min}-{max}]");
                 return Err(Refusal::new(response::SYSTEM_ERROR, text));
             }
             Some(offset) => offset,
@@ -175,7 +178,8 @@ pub fn reset(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         broker.offsets.reset(group, name, *id, *target, turn.now_ms);
     }
     let broker_name = broker.config().broker_name.clone();
-    let table = targets.into_iter().map(|(id, target)| (MessageQueue::key(name, &broker_name, id), target));
+    let table =
+        targets.into_iter().map(|(id, target)| (MessageQueue::key(name, &broker_name, id), target));
     let body = object([("offsetTable", object(table))]);
     call.ok_body(body.to_text().as_bytes())
 }

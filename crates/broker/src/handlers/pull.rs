@@ -66,7 +66,13 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         broker.offsets.commit(group, topic, queue_id, request.commit_offset, turn.now_ms);
     }
     if let Some(offset) = broker.offsets.take_reset(group, topic, queue_id) {
-        let answer = header(&broker, &pull, offset, pull.queue.queue.min_offset(), max_offset(&broker, &pull));
+        let answer = header(
+            &broker,
+            &pull,
+            offset,
+            pull.queue.queue.min_offset(),
+            max_offset(&broker, &pull),
+        );
         return call.answer(response::PULL_OFFSET_MOVED, Some("OFFSET_RESET"), &answer, |_| {});
     }
     let mut records = std::mem::take(&mut turn.records);
@@ -157,7 +163,8 @@ fn pull_of(
 }
 
 fn no_sql(expression_type: &str) -> Refused {
-    let text = format!("The broker does not support consumer to filter message by {expression_type}");
+    let text =
+        format!("The broker does not support consumer to filter message by {expression_type}");
     refuse(response::SYSTEM_ERROR, None, text)
 }
 
@@ -224,7 +231,14 @@ fn fetch(broker: &Broker, pull: &Pull, wait: Wait, out: &mut Vec<u8>) -> Fetch {
     };
     let tags = &pull.tags;
     let queue = &pull.queue.queue;
-    broker.store.get(queue, pull.offset, limit, wait, &mut |entry| tags.matches(entry.tags_code), out)
+    broker.store.get(
+        queue,
+        pull.offset,
+        limit,
+        wait,
+        &mut |entry| tags.matches(entry.tags_code),
+        out,
+    )
 }
 
 /// Whether there is nothing yet at the offset, so that the pull may wait.
@@ -242,7 +256,9 @@ fn outcome(status: FetchStatus, asked: i64) -> (i32, &'static str) {
         FetchStatus::OverflowOne => (response::PULL_NOT_FOUND, "OFFSET_OVERFLOW_ONE"),
         FetchStatus::OverflowBadly => (response::PULL_OFFSET_MOVED, "OFFSET_OVERFLOW_BADLY"),
         FetchStatus::TooSmall => (response::PULL_OFFSET_MOVED, "OFFSET_TOO_SMALL"),
-        FetchStatus::NoMessageInQueue if asked == 0 => (response::PULL_NOT_FOUND, "NO_MESSAGE_IN_QUEUE"),
+        FetchStatus::NoMessageInQueue if asked == 0 => {
+            (response::PULL_NOT_FOUND, "NO_MESSAGE_IN_QUEUE")
+        }
         FetchStatus::NoMessageInQueue => (response::PULL_OFFSET_MOVED, "NO_MESSAGE_IN_QUEUE"),
     }
 }
@@ -269,7 +285,11 @@ fn count(broker: &Broker, pull: &Pull, fetch: &Fetch) {
         // Operators' tools read without consuming: their reads are no traffic (field case B58).
         if !crate::groups::is_system(&pull.group) {
             broker.stats.gets.add(fetch.messages as u64);
-            broker.stats.add_group_get(&pull.group, pull.queue.queue.topic(), fetch.messages as u64);
+            broker.stats.add_group_get(
+                &pull.group,
+                pull.queue.queue.topic(),
+                fetch.messages as u64,
+            );
         }
     } else {
         broker.stats.gets_missed.add(1);
@@ -278,8 +298,11 @@ fn count(broker: &Broker, pull: &Pull, fetch: &Fetch) {
 
 fn park(turn: &mut Turn, call: &Call<'_>, pull: Pull, suspend_ms: i64) {
     let config = turn.broker.config();
-    let hold_ms =
-        if config.long_polling_enable { suspend_ms } else { i64::from(config.short_polling_time_mills) };
+    let hold_ms = if config.long_polling_enable {
+        suspend_ms
+    } else {
+        i64::from(config.short_polling_time_mills)
+    };
     let deadline_ms = turn.now_ms.saturating_add(hold_ms.max(0));
     let gauge = Arc::clone(&turn.broker.parked);
     let peer = Arc::clone(call.peer);
@@ -288,7 +311,13 @@ fn park(turn: &mut Turn, call: &Call<'_>, pull: Pull, suspend_ms: i64) {
 }
 
 /// Appends the frame that answers a pull.
-fn write_answer(broker: &Broker, pull: &Pull, opaque: i32, fetch: &Fetch, records: &[u8]) -> Vec<u8> {
+fn write_answer(
+    broker: &Broker,
+    pull: &Pull,
+    opaque: i32,
+    fetch: &Fetch,
+    records: &[u8],
+) -> Vec<u8> {
     count(broker, pull, fetch);
     let (code, remark) = outcome(fetch.status, pull.offset);
     let mut frame = Vec::with_capacity(records.len() + 320);
@@ -308,7 +337,8 @@ pub fn serve(turn: &mut Turn, parked: &Arc<Parked>) -> bool {
     records.clear();
     let fetch = fetch(&broker, &parked.pull, Wait::OnlyCached, &mut records);
     // Messages that the filter does not want leave the pull parked, as in Java.
-    let waits_on = !fetch.cold && (is_new(&fetch, parked.pull.offset) || fetch.status == FetchStatus::NoMatch);
+    let waits_on =
+        !fetch.cold && (is_new(&fetch, parked.pull.offset) || fetch.status == FetchStatus::NoMatch);
     if !waits_on && parked.take() {
         if fetch.cold {
             let (broker, parked) = (Arc::clone(&broker), Arc::clone(parked));

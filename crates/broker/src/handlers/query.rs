@@ -36,7 +36,11 @@ pub fn by_key(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         Some("T") => KeyKind::Tag,
         _ => KeyKind::Key,
     };
-    let limit = if kind == KeyKind::Unique { config.default_query_max_num } else { config.max_msgs_num_batch };
+    let limit = if kind == KeyKind::Unique {
+        config.default_query_max_num
+    } else {
+        config.max_msgs_num_batch
+    };
     let asked = if request.unique_key_query { limit } else { request.max_num };
     let max = usize::try_from(asked.min(limit)).unwrap_or(0);
     drop(config);
@@ -45,7 +49,11 @@ pub fn by_key(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let (peer, opaque) = (Arc::clone(call.peer), call.header.opaque);
     submit(&Arc::clone(&broker), move || {
         let mut records = Vec::new();
-        let found = if max == 0 { None } else { search(&broker, &topic, &key, kind, max, (begin, end), &mut records) };
+        let found = if max == 0 {
+            None
+        } else {
+            search(&broker, &topic, &key, kind, max, (begin, end), &mut records)
+        };
         let (timestamp, offset) = found.unwrap_or((0, 0));
         let fields = QueryMessageAnswer {
             index_last_update_timestamp: timestamp,
@@ -148,7 +156,14 @@ fn submit(broker: &Broker, job: impl FnOnce() + Send + 'static) -> Handled {
     }
 }
 
-fn send<E: ExtFields>(peer: &Peer, opaque: i32, code: i32, remark: Option<&str>, fields: &E, body: &[u8]) {
+fn send<E: ExtFields>(
+    peer: &Peer,
+    opaque: i32,
+    code: i32,
+    remark: Option<&str>,
+    fields: &E,
+    body: &[u8],
+) {
     let mut frame = Vec::with_capacity(body.len() + 256);
     let head = Head::response(code, opaque, remark);
     write_frame(&mut frame, &head, fields, false, |out| out.extend_from_slice(body));

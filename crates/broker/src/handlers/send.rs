@@ -99,7 +99,8 @@ fn checked_topic(
     peer: SocketAddr,
 ) -> Result<Arc<Topic>, Refusal> {
     let known = broker.topics.get(request.topic);
-    if config.broker_permission & perm::WRITE == 0 && known.as_ref().is_some_and(|t| t.config.order) {
+    if config.broker_permission & perm::WRITE == 0 && known.as_ref().is_some_and(|t| t.config.order)
+    {
         return Err(Refusal::new(
             response::NO_PERMISSION,
             format!("the broker[{}] sending message is forbidden", broker.shown_ip()),
@@ -172,10 +173,13 @@ fn pick_queue(topic: &Topic, wanted: i32, seed: i64) -> Result<(Arc<TopicQueue>,
     let id = match wanted {
         0.. => wanted,
         _ if writable > 0 => (seed.unsigned_abs() % writable as u64) as i32,
-        _ => return Err(Refusal::new(response::SYSTEM_ERROR, "the topic has no queue to write to")),
+        _ => {
+            return Err(Refusal::new(response::SYSTEM_ERROR, "the topic has no queue to write to"));
+        }
     };
     let queue = usize::try_from(id).ok().and_then(|id| topic.queues.get(id));
-    let queue = queue.ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the topic has no queues"))?;
+    let queue =
+        queue.ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the topic has no queues"))?;
     Ok((Arc::clone(queue), id))
 }
 
@@ -204,7 +208,15 @@ fn single(
     let text = request.properties.unwrap_or_default();
     stored_properties(turn, config, text, host, dead_letter);
     let text = std::mem::take(&mut turn.properties);
-    let result = store_single(turn, broker, config, request, call, Target { topic: &topic, queue, queue_id, host }, &text);
+    let result = store_single(
+        turn,
+        broker,
+        config,
+        request,
+        call,
+        Target { topic: &topic, queue, queue_id, host },
+        &text,
+    );
     turn.properties = text;
     let (appended, wait, uniq_key) = result?;
     turn.ids.clear();
@@ -212,7 +224,13 @@ fn single(
     topic.puts.add(1);
     broker.stats.puts.add(1);
     broker.stats.put_bytes.add(appended.len as u64);
-    Ok(Sent { end: appended.end, queue_id, queue_offset: appended.place.queue_offset, uniq_key, wait })
+    Ok(Sent {
+        end: appended.end,
+        queue_id,
+        queue_offset: appended.place.queue_offset,
+        uniq_key,
+        wait,
+    })
 }
 
 struct Target<'a> {
@@ -248,10 +266,22 @@ fn store_single(
     if level.is_none() && known.timer {
         schedule::refuse_timer(text, turn.now_ms)?;
     }
-    let delayed = level.map(|level| schedule::Delayed::new(broker, level, &target.topic.config.topic_name, target.queue_id, text));
+    let delayed = level.map(|level| {
+        schedule::Delayed::new(
+            broker,
+            level,
+            &target.topic.config.topic_name,
+            target.queue_id,
+            text,
+        )
+    });
     let (topic, queue, queue_id, text) = match &delayed {
-        Some(Some(delayed)) => (topics::SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str()),
-        Some(None) => return Err(Refusal::new(response::SYSTEM_ERROR, "the delay topic is missing")),
+        Some(Some(delayed)) => {
+            (topics::SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str())
+        }
+        Some(None) => {
+            return Err(Refusal::new(response::SYSTEM_ERROR, "the delay topic is missing"));
+        }
         None => (target.topic.config.topic_name.as_str(), &target.queue, target.queue_id, text),
     };
     check_properties(config, text)?;
@@ -271,7 +301,8 @@ fn store_single(
         body_crc: crc31(call.body),
         properties: text,
     };
-    let appended = broker.store.append(&queue.queue, &new, &known).map_err(|e| refusal(config, &e))?;
+    let appended =
+        broker.store.append(&queue.queue, &new, &known).map_err(|e| refusal(config, &e))?;
     turn.arrived(queue, appended.end);
     if delayed.is_some() {
         broker.schedule.added(queue_id, appended.place.store_timestamp);
@@ -366,7 +397,7 @@ fn illegal(config: &BrokerConfig) -> Refusal {
 pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
     match refused {
         AppendRefused::TooLarge { .. } => illegal(config),
-        AppendRefused::DiskFull { .. } | AppendRefused::Closed => Refusal::new(
+        AppendRefused::DiskFull | AppendRefused::Closed => Refusal::new(
             response::SERVICE_NOT_AVAILABLE,
             format!(
                 "service not available now. It may be caused by one of the following reasons: \
@@ -374,7 +405,9 @@ pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
                  store has been shut down, etc."
             ),
         ),
-        AppendRefused::Poisoned | AppendRefused::QueueDeleted => Refusal::new(response::SYSTEM_ERROR, refused.to_string()),
+        AppendRefused::Poisoned | AppendRefused::QueueDeleted | AppendRefused::BatchQueue => {
+            Refusal::new(response::SYSTEM_ERROR, refused.to_string())
+        }
     }
 }
 
@@ -408,7 +441,8 @@ fn batch(
             topic: request.topic,
             queue_id,
             flag: entry.flag,
-            sys_flag: (request.sys_flag | multi) & !(record::TRANSACTION_MASK | record::INNER_BATCH),
+            sys_flag: (request.sys_flag | multi)
+                & !(record::TRANSACTION_MASK | record::INNER_BATCH),
             born_timestamp: request.born_timestamp,
             born_host: call.peer.remote,
             store_host: host,

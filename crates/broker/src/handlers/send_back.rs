@@ -79,7 +79,12 @@ fn put_back(
     if dead {
         let name = format!("{DLQ_PREFIX}{}", request.group);
         let topic = broker.system_made_topic(&name, 1, false, 0);
-        tracing::info!(topic = name, origin = record.topic(), times = record.reconsume_times(), "message goes to the dead letters");
+        tracing::info!(
+            topic = name,
+            origin = record.topic(),
+            times = record.reconsume_times(),
+            "message goes to the dead letters"
+        );
         return append(turn, broker, record, &topic, 0, &text, None);
     }
     let level = match request.delay_level {
@@ -132,7 +137,9 @@ fn append(
         None => None,
     };
     let (name, queue, id, text) = match &delayed {
-        Some(delayed) => (SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str()),
+        Some(delayed) => {
+            (SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str())
+        }
         None => (name, topic.queues.first().ok_or_else(missing)?, queue_id, text),
     };
     if text.len() > properties::MAX_PROPERTIES {
@@ -152,10 +159,11 @@ fn append(
         body_crc: record.body_crc(),
         properties: text,
     };
-    let appended = broker.store.append(&queue.queue, &new, &Known::scan(text)).map_err(|error| {
-        tracing::warn!(%error, "a message cannot be given back");
-        Refusal::new(response::SYSTEM_ERROR, error.to_string())
-    })?;
+    let appended =
+        broker.store.append(&queue.queue, &new, &Known::scan(text)).map_err(|error| {
+            tracing::warn!(%error, "a message cannot be given back");
+            Refusal::new(response::SYSTEM_ERROR, error.to_string())
+        })?;
     turn.arrived(queue, appended.end);
     if delayed.is_some() {
         broker.schedule.added(id, appended.place.store_timestamp);

@@ -1,0 +1,100 @@
+//! The `checkpoint` file: progress that is certainly on disk (Java: `StoreCheckpoint`).
+//!
+//! Owns the file's bytes; the caller serialises writers. Never claims more than what was synced
+//! before: the consume queues up to `logics_offset` are complete and on disk, and so is the log.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::files;
+
+const SIZE: u64 = 4096;
+/// Behind Java's six fields: says that this store wrote the field before it, whose meaning is
+/// then exact. Java keeps the bytes but moves the field, which makes the copy differ.
+const OWN_MARK: i64 = 0x4150_4F47_4545_0001;
+
+/// The six fields of Java 5.5, all 0 when unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    /// Store time of a record up to which the log is on disk, epoch milliseconds.
+    pub(crate) physic_ms: i64,
+    /// Store time of a record up to which the consume queues are on disk.
+    pub(crate) logics_ms: i64,
+    /// Store time at which the last complete index file ended.
+    pub(crate) index_ms: i64,
+    /// Kept for slaves: the master's flushed offset.
+    pub(crate) master_flushed: i64,
+    /// Kept for controller mode.
+    pub(crate) confirm: i64,
+    /// Start of the newest record whose consume queue entry is on disk.
+    pub(crate) logics_offset: i64,
+    /// This store wrote `logics_offset`: the log up to there is on disk too.
+    pub(crate) exact: bool,
+}
+
+impl Checkpoint {
+    /// Reads the file; anything unreadable counts as unknown.
+    pub(crate) fn load(path: &Path) -> Checkpoint {
+        let mut raw = [0; 64];
+        if File::open(path).and_then(|file| file.read_exact_at(&mut raw, 0)).is_err() {
+            return Checkpoint::default();
+        }
+        let field = |index: usize| {
+            let mut long = [0; 8];
+            long.copy_from_slice(&raw[index * 8..index * 8 + 8]);
+            i64::from_be_bytes(long)
+        };
+        Checkpoint {
+            physic_ms: field(0),
+            logics_ms: field(1),
+            index_ms: field(2),
+            master_flushed: field(3),
+            confirm: field(4),
+            logics_offset: field(5),
+            exact: field(6) == OWN_MARK && field(7) == field(5),
+        }
+    }
+
+    /// Writes the file durably.
+    pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
+        let fields = [
+            self.physic_ms,
+            self.logics_ms,
+            self.index_ms,
+            self.master_flushed,
+            self.confirm,
+            self.logics_offset,
+            OWN_MARK,
+            self.logics_offset,
+        ];
+        let mut raw = [0; 64];
+        for (bytes, field) in raw.chunks_exact_mut(8).zip(fields) {
+            bytes.copy_from_slice(&field.to_be_bytes());
+        }
+        let file = files::create_sized(path, SIZE)?;
+        file.write_all_at(&raw, 0)?;
+        file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn round_trip_and_java_moves_the_field() {
+        let dir = TempDir::new("checkpoint");
+        let path = dir.path().join("checkpoint");
+        assert_eq!(Checkpoint::load(&path), Checkpoint::default());
+        let saved =
+            Checkpoint { physic_ms: 1, logics_offset: 77, exact: true, ..Default::default() };
+        saved.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path), saved);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
+        files::open(&path).unwrap().write_all_at(&78_i64.to_be_bytes(), 40).unwrap();
+        assert!(!Checkpoint::load(&path).exact);
+    }
+}

@@ -1,0 +1,430 @@
+//! The commit log: files of one size that hold every record one after the other.
+//!
+//! Owns the log files, the bytes that are appended but not yet written, the ring of newest bytes
+//! and the watermarks. Locks: `pending` while a record is given its place and encoded, `writer`
+//! while pending bytes go to the files (appenders are not held up by that), `flushing` while files
+//! are synced, `grow` while files are created and blocks reserved, `segments` for moments.
+//!
+//! Never writes a byte twice, never moves a watermark before the bytes are where it says, and
+//! after a failed write or sync never accepts or acknowledges anything again. Java: `CommitLog`,
+//! `MappedFileQueue`; the files are the same bytes.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use wire::record::{BLANK_LEN, MAGIC_BLANK};
+
+use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
+use crate::config_file::sync_dir;
+use crate::files;
+use crate::ring::Ring;
+
+/// Blocks are reserved this far ahead at a time.
+const RESERVE_STEP: i64 = 64 << 20;
+/// A buffer that one huge turn has grown past this is given back.
+const KEEP_BUFFER: usize = 32 << 20;
+/// After a failed reservation appends are refused this long before the next try.
+const RETRY_FULL_MS: i64 = 1000;
+
+/// One file of the log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Physical offset of its first byte.
+    pub(crate) start: i64,
+    /// Readers keep it open by their `Arc` when the file is deleted.
+    pub(crate) file: File,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
+/// Start and store time of a record, what the checkpoint remembers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LastRecord {
+    pub(crate) start: i64,
+    pub(crate) timestamp_ms: i64,
+}
+
+/// Bytes that have their place but are not written. Behind the append lock.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// The encoded records and blank markers.
+    pub(crate) bytes: Vec<u8>,
+    /// Contiguous parts of `bytes`: physical offset, and where the part begins. A part is within
+    /// one file.
+    pieces: Vec<(i64, usize)>,
+    /// Behind the last record; the next one goes here or to the next file.
+    end: i64,
+    /// The last record.
+    pub(crate) last: LastRecord,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    bytes: Vec<u8>,
+    pieces: Vec<(i64, usize)>,
+    last: LastRecord,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct CommitLog {
+    dir: PathBuf,
+    file_size: i64,
+    sync_mode: bool,
+    segments: RwLock<VecDeque<Arc<Segment>>>,
+    pending: Mutex<Pending>,
+    writer: Mutex<Writer>,
+    flushing: Mutex<()>,
+    grow: Mutex<()>,
+    ring: Ring,
+    appended: AtomicI64,
+    written: AtomicI64,
+    flushed: AtomicI64,
+    reserved: AtomicI64,
+    min: AtomicI64,
+    poisoned: AtomicBool,
+    retry_full_at_ms: AtomicI64,
+}
+
+/// How a read of the log ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Got {
+    /// All bytes were appended.
+    Bytes,
+    /// Not in memory, and waiting was not allowed.
+    Cold,
+    /// The file is gone, or cannot be read.
+    Gone,
+}
+
+impl CommitLog {
+    /// Opens the files in `dir`; the positions are unset until [`CommitLog::start_at`].
+    pub(crate) fn open(
+        dir: &Path,
+        configured_size: u64,
+        ring_bytes: usize,
+        sync_mode: bool,
+    ) -> Result<CommitLog, OpenError> {
+        fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
+        let listed = files::list(dir)?.unwrap_or_default();
+        let size = files::common_size(&listed)?;
+        if let Some(size) = size.filter(|size| *size != configured_size) {
+            tracing::warn!(size, configured_size, "commit log files keep the size they have");
+        }
+        let mut segments = VecDeque::new();
+        for found in listed {
+            let file = files::open(&found.path).map_err(OpenError::io(&found.path))?;
+            segments.push_back(Arc::new(Segment { start: found.start, file, path: found.path }));
+        }
+        let min = segments.front().map_or(0, |segment: &Arc<Segment>| segment.start);
+        Ok(CommitLog {
+            dir: dir.to_path_buf(),
+            file_size: size.unwrap_or(configured_size) as i64,
+            sync_mode,
+            segments: RwLock::new(segments),
+            pending: Mutex::default(),
+            writer: Mutex::default(),
+            flushing: Mutex::default(),
+            grow: Mutex::default(),
+            ring: Ring::new(ring_bytes),
+            appended: AtomicI64::new(0),
+            written: AtomicI64::new(0),
+            flushed: AtomicI64::new(0),
+            reserved: AtomicI64::new(0),
+            min: AtomicI64::new(min),
+            poisoned: AtomicBool::new(false),
+            retry_full_at_ms: AtomicI64::new(0),
+        })
+    }
+
+    /// Sets all positions to the end that recovery found; everything before is on disk.
+    pub(crate) fn start_at(&self, end: i64, last: LastRecord) {
+        let mut pending = self.pending.lock();
+        pending.end = end;
+        pending.last = last;
+        self.writer.lock().last = last;
+        self.ring.reset(end);
+        for mark in [&self.appended, &self.written, &self.flushed, &self.reserved] {
+            mark.store(end, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn file_size(&self) -> i64 {
+        self.file_size
+    }
+    pub(crate) fn appended(&self) -> i64 {
+        self.appended.load(Ordering::SeqCst)
+    }
+    pub(crate) fn written(&self) -> i64 {
+        self.written.load(Ordering::SeqCst)
+    }
+    pub(crate) fn flushed(&self) -> i64 {
+        self.flushed.load(Ordering::SeqCst)
+    }
+    /// Readers see nothing that ends above. Java: the confirm offset.
+    pub(crate) fn readable(&self) -> i64 {
+        if self.sync_mode { self.flushed() } else { self.written() }
+    }
+    /// Start of the oldest file.
+    pub(crate) fn min(&self) -> i64 {
+        self.min.load(Ordering::SeqCst)
+    }
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::SeqCst)
+    }
+    /// The newest written record.
+    pub(crate) fn last_written(&self) -> LastRecord {
+        self.writer.lock().last
+    }
+    /// Whether the reserved blocks should be extended before an append has to do it itself.
+    pub(crate) fn wants_reserve(&self, end: i64) -> bool {
+        self.reserved.load(Ordering::SeqCst) - end < RESERVE_STEP.min(self.file_size) / 2
+    }
+    /// Reserves ahead of the append position. A failure is told to the append that needs the
+    /// room.
+    pub(crate) fn reserve_ahead(&self, now_ms: i64) {
+        let _ = self.reserve_now(self.appended() + RESERVE_STEP.min(self.file_size), now_ms);
+    }
+
+    fn poison(&self, what: &'static str, error: &io::Error) -> Poisoned {
+        self.poisoned.store(true, Ordering::SeqCst);
+        tracing::error!(what, %error, "the commit log failed; refusing everything until a restart");
+        Poisoned
+    }
+
+    /// The lock under which records get their place.
+    pub(crate) fn lock_pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock()
+    }
+
+    /// Finds room for `len` bytes in one file, ending the present file with a blank marker when
+    /// they do not fit, and returns where they start. The caller appends exactly `len` bytes to
+    /// `pending.bytes` and then calls [`CommitLog::publish`].
+    pub(crate) fn place(
+        &self,
+        pending: &mut Pending,
+        len: usize,
+        now_ms: i64,
+    ) -> Result<i64, AppendRefused> {
+        let max = self.file_size as usize - BLANK_LEN;
+        if len > max {
+            return Err(AppendRefused::TooLarge { len, max });
+        }
+        let mut at = pending.end;
+        let left = self.file_size - at % self.file_size;
+        let rolls = (len + BLANK_LEN) as i64 > left;
+        if rolls {
+            at += left;
+        }
+        if at + len as i64 > self.reserved.load(Ordering::SeqCst) {
+            self.reserve_now(at + len as i64, now_ms)?;
+        }
+        if rolls {
+            if pending.pieces.is_empty() {
+                pending.pieces.push((pending.end, 0));
+            }
+            pending.bytes.extend_from_slice(&(left as u32).to_be_bytes());
+            pending.bytes.extend_from_slice(&MAGIC_BLANK.to_be_bytes());
+        }
+        if rolls || pending.pieces.is_empty() {
+            pending.pieces.push((at, pending.bytes.len()));
+        }
+        Ok(at)
+    }
+
+    /// Ends what [`CommitLog::place`] began: the log now reaches to `end`.
+    pub(crate) fn publish(&self, pending: &mut Pending, end: i64, last: LastRecord) {
+        pending.end = end;
+        pending.last = last;
+        self.appended.store(end, Ordering::SeqCst);
+    }
+
+    fn reserve_now(&self, upto: i64, now_ms: i64) -> Result<(), AppendRefused> {
+        if now_ms < self.retry_full_at_ms.load(Ordering::Relaxed) {
+            return Err(AppendRefused::DiskFull);
+        }
+        self.reserve(upto).map_err(|error| {
+            tracing::error!(%error, "cannot reserve room for the commit log");
+            self.retry_full_at_ms.store(now_ms + RETRY_FULL_MS, Ordering::Relaxed);
+            AppendRefused::DiskFull
+        })
+    }
+
+    /// Creates files and reserves blocks until `upto` is covered.
+    fn reserve(&self, upto: i64) -> io::Result<()> {
+        let _grow = self.grow.lock();
+        loop {
+            let from = self.reserved.load(Ordering::SeqCst);
+            if from >= upto {
+                return Ok(());
+            }
+            let start = from - from % self.file_size;
+            let segment = match self.segment_at(from) {
+                Some(segment) => segment,
+                None => self.create_segment(start)?,
+            };
+            let end = (from + RESERVE_STEP).min(start + self.file_size);
+            let reserved =
+                files::reserve(&segment.file, (from - start) as u64, (end - from) as u64)?;
+            let covered = if reserved { end } else { start + self.file_size };
+            self.reserved.store(covered, Ordering::SeqCst);
+        }
+    }
+
+    fn create_segment(&self, start: i64) -> io::Result<Arc<Segment>> {
+        let path = self.dir.join(files::name_of(start));
+        let file = files::create_sized(&path, self.file_size as u64)?;
+        sync_dir(&self.dir)?;
+        let segment = Arc::new(Segment { start, file, path });
+        let mut segments = self.segments.write();
+        if segments.is_empty() {
+            self.min.store(start, Ordering::SeqCst);
+        }
+        segments.push_back(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Writes everything appended so far. Whoever gets the lock writes for all the others; the
+    /// result is behind everything that the caller appended before the call.
+    pub(crate) fn commit(&self) -> Result<i64, Poisoned> {
+        let wanted = self.appended();
+        let written = self.written();
+        if written >= wanted && !self.is_poisoned() {
+            return Ok(written);
+        }
+        let mut writer = self.writer.lock();
+        if self.is_poisoned() {
+            return Err(Poisoned);
+        }
+        let written = self.written();
+        if written >= wanted {
+            return Ok(written);
+        }
+        let writer = &mut *writer;
+        let end = {
+            let mut pending = self.pending.lock();
+            std::mem::swap(&mut pending.bytes, &mut writer.bytes);
+            std::mem::swap(&mut pending.pieces, &mut writer.pieces);
+            writer.last = pending.last;
+            pending.end
+        };
+        for (index, &(at, from)) in writer.pieces.iter().enumerate() {
+            let until = writer.pieces.get(index + 1).map_or(writer.bytes.len(), |next| next.1);
+            let bytes = &writer.bytes[from..until];
+            self.write_piece(at, bytes).map_err(|error| self.poison("write", &error))?;
+            self.ring.put(at, bytes);
+        }
+        writer.pieces.clear();
+        writer.bytes.clear();
+        if writer.bytes.capacity() > KEEP_BUFFER {
+            writer.bytes = Vec::new();
+        }
+        self.written.store(end, Ordering::SeqCst);
+        Ok(end)
+    }
+
+    fn write_piece(&self, at: i64, bytes: &[u8]) -> io::Result<()> {
+        let segment = self.segment_at(at).ok_or_else(|| io::Error::other("no file reserved"))?;
+        segment.file.write_all_at(bytes, (at - segment.start) as u64)
+    }
+
+    /// Brings everything written to the disk and returns up to where.
+    pub(crate) fn flush(&self) -> Result<i64, Poisoned> {
+        let _flushing = self.flushing.lock();
+        if self.is_poisoned() {
+            return Err(Poisoned);
+        }
+        let upto = self.written();
+        let from = self.flushed();
+        if upto > from {
+            self.sync_files(from, upto).map_err(|error| self.poison("sync", &error))?;
+            self.flushed.store(upto, Ordering::SeqCst);
+        }
+        Ok(upto.max(from))
+    }
+
+    /// Syncs the files that hold `[from, upto)`.
+    pub(crate) fn sync_files(&self, from: i64, upto: i64) -> io::Result<()> {
+        let mut start = from - from % self.file_size;
+        while start < upto {
+            if let Some(segment) = self.segment_at(start) {
+                segment.file.sync_data()?;
+            }
+            start += self.file_size;
+        }
+        Ok(())
+    }
+
+    /// The file that holds `offset`.
+    pub(crate) fn segment_at(&self, offset: i64) -> Option<Arc<Segment>> {
+        let segments = self.segments.read();
+        let first = segments.front()?.start;
+        let index = usize::try_from((offset - first).div_euclid(self.file_size)).ok()?;
+        segments.get(index).cloned()
+    }
+
+    /// All files, oldest first.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().iter().cloned().collect()
+    }
+
+    /// Copies the leading `ranges` that are still in the ring; see [`Ring::copy`].
+    pub(crate) fn copy_hot(&self, ranges: &[(i64, usize)], out: &mut Vec<u8>) -> usize {
+        self.ring.copy(ranges, out)
+    }
+
+    /// Appends `[at, at + len)`, which lies in one file, to `out` from that file.
+    pub(crate) fn read_file(&self, at: i64, len: usize, wait: Wait, out: &mut Vec<u8>) -> Got {
+        let Some(segment) = self.segment_at(at) else { return Got::Gone };
+        let before = out.len();
+        out.resize(before + len, 0);
+        match files::read_at(&segment.file, &mut out[before..], (at - segment.start) as u64, wait) {
+            Ok(true) => return Got::Bytes,
+            Ok(false) => {
+                out.truncate(before);
+                return Got::Cold;
+            }
+            Err(error) => {
+                tracing::warn!(at, len, %error, "cannot read the commit log");
+            }
+        }
+        out.truncate(before);
+        Got::Gone
+    }
+
+    /// Like [`CommitLog::read_file`], but looks into the ring first.
+    pub(crate) fn read(&self, at: i64, len: usize, wait: Wait, out: &mut Vec<u8>) -> Got {
+        if self.ring.copy(&[(at, len)], out) == 1 {
+            return Got::Bytes;
+        }
+        self.read_file(at, len, wait, out)
+    }
+
+    /// Deletes the oldest file, which is never the newest or one that is written to.
+    pub(crate) fn remove_oldest(&self) -> io::Result<bool> {
+        let _grow = self.grow.lock();
+        let Some(oldest) = self.segments.read().front().cloned() else { return Ok(false) };
+        if oldest.start + self.file_size > self.flushed() {
+            return Ok(false);
+        }
+        // First out of sight, then off the disk: a reader gets "gone", not an error.
+        self.min.store(oldest.start + self.file_size, Ordering::SeqCst);
+        self.segments.write().pop_front();
+        fs::remove_file(&oldest.path)?;
+        sync_dir(&self.dir)?;
+        Ok(true)
+    }
+
+    /// Takes the files that begin at or above `offset` out of the log; for recovery.
+    pub(crate) fn detach_from(&self, offset: i64) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments.write();
+        let keep = segments.partition_point(|segment| segment.start < offset);
+        segments.split_off(keep).into()
+    }
+}

@@ -1,0 +1,89 @@
+//! Topics that were deleted while their records are still in the log.
+//!
+//! Owns `config/apogee-deleted-topics.txt`: one line per topic, the log's end at its deletion and
+//! the name. Recovery ignores records of such a topic below that offset; without it a rebuild of
+//! the queues would bring them back, as Java's does (field case B07). Locks nothing; the store
+//! serialises. Java ignores the file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::api::OpenError;
+use crate::config_file;
+
+/// Topic to the physical offset of its deletion.
+#[derive(Debug)]
+pub(crate) struct DeletedTopics {
+    path: PathBuf,
+    offsets: BTreeMap<String, i64>,
+}
+
+fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
+    text.lines()
+        .map(|line| {
+            let (offset, topic) = line.split_once(' ').ok_or("a line without a blank")?;
+            let offset = offset.parse().map_err(|_| format!("not an offset: {offset}"))?;
+            Ok((topic.to_string(), offset))
+        })
+        .collect()
+}
+
+impl DeletedTopics {
+    /// Loads the list of the store at `root`.
+    pub(crate) fn load(root: &Path) -> Result<DeletedTopics, OpenError> {
+        let path = root.join("config").join("apogee-deleted-topics.txt");
+        let offsets = config_file::load(&path, parse)
+            .map_err(|error| OpenError::Layout { path: path.clone(), reason: error.to_string() })?;
+        Ok(DeletedTopics { path, offsets: offsets.unwrap_or_default() })
+    }
+
+    /// Records of `topic` below the result do not exist; 0 when it was never deleted.
+    pub(crate) fn offset(&self, topic: &str) -> i64 {
+        // Nearly always empty, and asked for every record of a recovery.
+        if self.offsets.is_empty() { 0 } else { self.offsets.get(topic).copied().unwrap_or(0) }
+    }
+
+    /// Remembers a deletion durably.
+    pub(crate) fn add(&mut self, topic: &str, offset: i64) -> io::Result<()> {
+        self.offsets.insert(topic.to_string(), offset);
+        self.save()
+    }
+
+    /// Forgets topics whose old records have left the log.
+    pub(crate) fn prune(&mut self, log_min: i64) -> io::Result<()> {
+        let before = self.offsets.len();
+        self.offsets.retain(|_, offset| *offset > log_min);
+        if self.offsets.len() < before { self.save() } else { Ok(()) }
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let lines: Vec<_> =
+            self.offsets.iter().map(|(topic, offset)| format!("{offset} {topic}\n")).collect();
+        // A last line of blank text would pass for an absent file, so an empty list has a mark.
+        config_file::save(
+            &self.path,
+            &if lines.is_empty() { "0 \n".into() } else { lines.concat() },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn deletions_are_remembered_until_the_log_has_passed() {
+        let dir = TempDir::new("deleted");
+        let mut deleted = DeletedTopics::load(dir.path()).unwrap();
+        deleted.add("%RETRY%a b", 500).unwrap();
+        deleted.add("t", 900).unwrap();
+        let mut deleted = DeletedTopics::load(dir.path()).unwrap();
+        assert_eq!((deleted.offset("%RETRY%a b"), deleted.offset("t")), (500, 900));
+        deleted.prune(600).unwrap();
+        deleted.prune(900).unwrap();
+        let deleted = DeletedTopics::load(dir.path()).unwrap();
+        assert_eq!((deleted.offset("t"), deleted.offset("x")), (0, 0));
+    }
+}

@@ -1,0 +1,148 @@
+//! The background thread: queue and index flush, checkpoint, room ahead in the log, retention.
+//!
+//! Owns when these happen, and the order that makes a checkpoint true. Its lock is held only to
+//! sleep and to wake. Never does anything that an appender waits for. While nothing changes the only
+//! tick is that of retention.
+
+use std::io;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::checkpoint::Checkpoint;
+use crate::store::Store;
+
+/// Milliseconds between two checkpoints while there is progress.
+const CHECKPOINT_MS: i64 = 10_000;
+/// Milliseconds between two rounds of retention. Java: `cleanResourceInterval`.
+const RETENTION_MS: i64 = 10_000;
+/// Pause after a failure.
+const RETRY_MS: i64 = 5_000;
+
+/// Wakes the background thread.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    state: Mutex<Wanted>,
+    wake: Condvar,
+    next_checkpoint_ms: AtomicI64,
+    next_retention_ms: AtomicI64,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    work: bool,
+    stop: bool,
+}
+
+impl Signal {
+    pub(crate) fn wake(&self) {
+        let mut wanted = self.state.lock();
+        if !wanted.work {
+            wanted.work = true;
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.wake.notify_one();
+    }
+
+    /// Sleeps until woken or for `ms`; false to end.
+    fn sleep(&self, ms: Option<i64>) -> bool {
+        let mut wanted = self.state.lock();
+        if !wanted.work && !wanted.stop {
+            match ms {
+                Some(ms) => {
+                    self.wake.wait_for(&mut wanted, Duration::from_millis(ms.max(1) as u64));
+                }
+                None => self.wake.wait(&mut wanted),
+            }
+        }
+        wanted.work = false;
+        !wanted.stop
+    }
+}
+
+/// The thread's life.
+pub(crate) fn run(signal: &Signal, store: &Weak<Store>) {
+    let mut sleep_ms = Some(0);
+    while signal.sleep(sleep_ms) {
+        let Some(store) = store.upgrade() else { return };
+        sleep_ms = store.background_round();
+    }
+}
+
+impl Store {
+    /// Does what is due and returns in how many milliseconds something else will be.
+    fn background_round(&self) -> Option<i64> {
+        let log = self.log();
+        if log.is_poisoned() {
+            return None;
+        }
+        let now_ms = self.clock.now_ms();
+        if log.wants_reserve(log.appended()) {
+            log.reserve_ahead(now_ms);
+        }
+        let mut result = self.queues().flush_due(now_ms, log.readable(), false);
+        if let Some(index) = self.index() {
+            result = result.and(index.apply(log.written()));
+        }
+        let progress = log.last_written().start > self.checkpoint.lock().logics_offset;
+        let due = self.background.next_checkpoint_ms.load(Ordering::Relaxed);
+        let mut checkpoint_in = (due - now_ms).clamp(0, CHECKPOINT_MS);
+        if progress && checkpoint_in == 0 {
+            result = result.and(self.settle(false));
+            self.background.next_checkpoint_ms.store(now_ms + CHECKPOINT_MS, Ordering::Relaxed);
+            checkpoint_in = CHECKPOINT_MS;
+        }
+        let due = self.background.next_retention_ms.load(Ordering::Relaxed);
+        let mut retention_in = (due - now_ms).clamp(0, RETENTION_MS);
+        if retention_in == 0 {
+            result = result.and(self.retain(now_ms));
+            self.background.next_retention_ms.store(now_ms + RETENTION_MS, Ordering::Relaxed);
+            retention_in = RETENTION_MS;
+        }
+        if let Err(error) = result {
+            tracing::error!(%error, "cannot look after queues, index or old files; trying again");
+            return Some(RETRY_MS);
+        }
+        let queues_in = self.queues().next_due_in(now_ms);
+        let checkpoint_in = progress.then_some(checkpoint_in);
+        [queues_in, checkpoint_in, Some(retention_in)].into_iter().flatten().min()
+    }
+
+    /// Brings log, queues and index to the disk and then says so in the checkpoint. With `close`
+    /// everything appended is included.
+    pub(crate) fn settle(&self, close: bool) -> io::Result<()> {
+        let log = self.log();
+        let poisoned = |_| io::Error::other("the store is poisoned");
+        if close {
+            log.commit().map_err(poisoned)?;
+        }
+        // In this order: the record is written, then on disk, then its entry is; what comes in
+        // meanwhile is only more than the checkpoint says.
+        let last = log.last_written();
+        log.flush().map_err(poisoned)?;
+        self.queues().flush_due(self.clock.now_ms(), log.readable(), true)?;
+        self.queues().sync()?;
+        let mut index_ms = 0;
+        if let Some(index) = self.index() {
+            index_ms = index.sync(log.flushed(), close)?;
+        }
+        let mut checkpoint = self.checkpoint.lock();
+        if last.timestamp_ms > 0 {
+            *checkpoint = Checkpoint {
+                physic_ms: last.timestamp_ms,
+                logics_ms: last.timestamp_ms,
+                index_ms: index_ms.max(checkpoint.index_ms),
+                logics_offset: last.start,
+                exact: true,
+                ..*checkpoint
+            };
+        }
+        checkpoint.save(&self.config.root.join("checkpoint"))
+    }
+}

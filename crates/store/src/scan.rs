@@ -1,0 +1,106 @@
+//! Walking through the log record by record, for recovery.
+//!
+//! Owns a read buffer; locks nothing and changes nothing. A record counts only if size, magic,
+//! lengths and CRC are right and it says itself that it is where it is: bytes of an older
+//! generation behind the end do not (Java does not compare the position).
+
+use std::io;
+
+use wire::record::{self, Record, Scanned};
+
+use crate::api::Wait;
+use crate::commit_log::CommitLog;
+use crate::files;
+
+const BUFFER: i64 = 4 << 20;
+/// The smallest record.
+const MIN_RECORD: i64 = 91;
+
+/// What stands at a position.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// A good record.
+    Record(Record<'a>),
+    /// The end of the file; the log goes on at the given position, if there is a file.
+    Blank(i64),
+    /// Nothing good.
+    Bad,
+    /// The file does not exist.
+    NoFile,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Scanner<'a> {
+    log: &'a CommitLog,
+    bytes: Vec<u8>,
+    /// Position of `bytes[0]`.
+    start: i64,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(log: &'a CommitLog) -> Scanner<'a> {
+        Scanner { log, bytes: Vec::new(), start: 0 }
+    }
+
+    /// The bytes `[at, at + len)`, which must be within one file. `None`: no file.
+    fn window(&mut self, at: i64, len: i64) -> io::Result<Option<&[u8]>> {
+        let skip = at - self.start;
+        if skip < 0 || skip + len > self.bytes.len() as i64 {
+            let Some(segment) = self.log.segment_at(at) else { return Ok(None) };
+            let left = self.log.file_size() - (at - segment.start);
+            self.bytes.resize(len.max(BUFFER.min(left)) as usize, 0);
+            self.start = at;
+            let position = (at - segment.start) as u64;
+            files::read_at(&segment.file, &mut self.bytes, position, Wait::MayBlock)?;
+        }
+        let skip = (at - self.start) as usize;
+        Ok(Some(&self.bytes[skip..skip + len as usize]))
+    }
+
+    /// Looks at one position.
+    pub(crate) fn step(&mut self, at: i64) -> io::Result<Step<'_>> {
+        let left = self.log.file_size() - at % self.log.file_size();
+        let Some(head) = self.window(at, left.min(8))? else { return Ok(Step::NoFile) };
+        let total = match record::scan(head) {
+            Ok(Scanned::Blank(len)) if i64::from(len) <= left => return Ok(Step::Blank(at + left)),
+            Ok(_) | Err(record::RecordError::Magic(_)) => return Ok(Step::Bad),
+            Err(_) => head.first_chunk().map_or(0, |raw| i64::from(u32::from_be_bytes(*raw))),
+        };
+        if total < MIN_RECORD || total > left {
+            return Ok(Step::Bad);
+        }
+        let Some(bytes) = self.window(at, total)? else { return Ok(Step::NoFile) };
+        Ok(match record::scan(bytes) {
+            Ok(Scanned::Record(record))
+                if record.physical_offset() == at && record.check_crc().is_ok() =>
+            {
+                Step::Record(record)
+            }
+            _ => Step::Bad,
+        })
+    }
+
+    /// The next position above `at` with a good record, in the same file or else at the start of
+    /// a later one; only to be asked below an offset that is known to have records.
+    pub(crate) fn resume(&mut self, at: i64) -> io::Result<Option<i64>> {
+        let size = self.log.file_size();
+        let file_end = at - at % size + size;
+        for candidate in at + 1..=file_end - MIN_RECORD {
+            let Some(head) = self.window(candidate, 36)? else { break };
+            if head[28..36] == candidate.to_be_bytes()
+                && matches!(self.step(candidate)?, Step::Record(_))
+            {
+                return Ok(Some(candidate));
+            }
+        }
+        let mut start = file_end;
+        loop {
+            match self.step(start)? {
+                Step::Record(_) => return Ok(Some(start)),
+                Step::NoFile => return Ok(None),
+                _ => start += size,
+            }
+        }
+    }
+}

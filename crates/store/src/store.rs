@@ -1,0 +1,369 @@
+//! The store as callers see it: opening, appending, committing, deleting, closing.
+//!
+//! Owns the parts and the threads. Locks: `pending` of the log around every append, one queue's
+//! state inside of it; see `lib.rs` for the order. Never acknowledges: callers do, after
+//! [`Store::commit`] and the watermark they wait for.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use base::clock::Clock;
+use parking_lot::Mutex;
+use wire::properties::{Known, MAX_PROPERTIES};
+use wire::record::{
+    INNER_BATCH, NewRecord, Place, TRANSACTION_COMMIT, TRANSACTION_MASK, TRANSACTION_ROLLBACK,
+};
+
+use crate::api::{AppendRefused, Appended, Entry, OpenError, Poisoned, StoreConfig, Watermarks};
+use crate::checkpoint::Checkpoint;
+use crate::commit_log::{CommitLog, LastRecord};
+use crate::deleted::DeletedTopics;
+use crate::flusher::Flusher;
+use crate::index::Index;
+use crate::lock_file::{self, StoreLock};
+use crate::maintenance::{self, Signal};
+pub use crate::queue::Queue;
+use crate::queues::Queues;
+use crate::recovery::{self, Recovered};
+
+/// Longest topic in bytes.
+const MAX_TOPIC: usize = 255;
+
+/// An open store directory.
+pub struct Store {
+    pub(crate) config: StoreConfig,
+    pub(crate) clock: Clock,
+    log: Arc<CommitLog>,
+    queues: Queues,
+    index: Option<Index>,
+    pub(crate) deleted: Mutex<DeletedTopics>,
+    pub(crate) checkpoint: Mutex<Checkpoint>,
+    flusher: Arc<Flusher>,
+    pub(crate) background: Arc<Signal>,
+    /// The disk is over the warning level.
+    pub(crate) disk_full: AtomicBool,
+    closed: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<StoreLock>>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.config.root).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens or creates the store of `config`, recovers it (logged with milliseconds and number of
+    /// records) and starts its threads. Java stores of 4.x and 5.x open as they are.
+    pub fn open(config: StoreConfig, clock: Clock) -> Result<Arc<Store>, OpenError> {
+        let root = config.root.clone();
+        std::fs::create_dir_all(&root).map_err(OpenError::io(&root))?;
+        let lock = StoreLock::take(&root)?;
+        let Recovered { log, queues, index, deleted, checkpoint } =
+            recovery::recover(&config, &clock)?;
+        lock_file::set_abort(&root).map_err(OpenError::io(&root))?;
+        let store = Arc::new(Store {
+            flusher: Arc::new(Flusher::new(config.flush, config.flush_interval_ms)),
+            config,
+            clock,
+            log: Arc::new(log),
+            queues,
+            index,
+            deleted: Mutex::new(deleted),
+            checkpoint: Mutex::new(checkpoint),
+            background: Arc::default(),
+            disk_full: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            threads: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+        });
+        store.start_threads().map_err(OpenError::io(&root))?;
+        Ok(store)
+    }
+
+    fn start_threads(self: &Arc<Store>) -> io::Result<()> {
+        let (flusher, log) = (Arc::clone(&self.flusher), Arc::clone(&self.log));
+        let flush = std::thread::Builder::new().name("store-flush".into());
+        let flush = flush.spawn(move || flusher.run(&log))?;
+        // The thread must not keep a store alive that everybody else has dropped.
+        let (signal, store) = (Arc::clone(&self.background), Arc::downgrade(self));
+        let work = std::thread::Builder::new().name("store-background".into());
+        let work = work.spawn(move || maintenance::run(&signal, &store))?;
+        self.threads.lock().extend([flush, work]);
+        Ok(())
+    }
+
+    pub(crate) fn log(&self) -> &CommitLog {
+        &self.log
+    }
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.queues
+    }
+    pub(crate) fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
+    /// The queue, if it ever had a message or was created since the start. Never creates.
+    pub fn queue(&self, topic: &str, queue_id: i32) -> Option<Arc<Queue>> {
+        self.queues.find(topic, queue_id)
+    }
+
+    /// The queue; a new one has no folder on disk until its first entry is flushed. The topic
+    /// becomes a directory name: the caller has checked it.
+    pub fn queue_or_create(&self, topic: &str, queue_id: i32) -> Arc<Queue> {
+        self.queues.find_or_create(topic, queue_id)
+    }
+
+    /// All topics that have queues, with their queue ids; sorted.
+    pub fn topics(&self) -> Vec<(String, Vec<i32>)> {
+        self.queues.topics()
+    }
+
+    /// Gives a record its place and takes it into memory; [`Store::commit`] makes it count.
+    /// `record.topic` and `record.queue_id` are those of `queue`, `known` is the scan of its
+    /// properties. Prepared and rolled back records get queue offset 0 and no queue entry.
+    pub fn append(
+        &self,
+        queue: &Arc<Queue>,
+        record: &NewRecord<'_>,
+        known: &Known<'_>,
+    ) -> Result<Appended, AppendRefused> {
+        let len = self.check(record)?;
+        let mut wake = false;
+        let mut pending = self.log.lock_pending();
+        let state = &mut *queue.state.lock();
+        let now_ms = self.clock.now_ms();
+        self.check_state(state.deleted, state.batches.is_some())?;
+        let at = self.log.place(&mut pending, len, now_ms)?;
+        let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
+        let place = self.put(queue, state, &mut pending.bytes, (record, known), at, timestamp_ms);
+        wake |= self.list(queue, state, now_ms);
+        wake |= self.push_keys(queue, record, known, place);
+        let end = at + len as i64;
+        self.log.publish(&mut pending, end, LastRecord { start: at, timestamp_ms });
+        drop(pending);
+        if wake || self.log.wants_reserve(end) {
+            self.background.wake();
+        }
+        Ok(Appended { place, end, len })
+    }
+
+    /// Appends the records of one batch, all or none, next to each other in one file. Their
+    /// physical offsets replace the content of `physical`; queue offsets count up from that of
+    /// the returned first record, and `end` is behind the last one.
+    pub fn append_batch(
+        &self,
+        queue: &Arc<Queue>,
+        records: &[(NewRecord<'_>, Known<'_>)],
+        physical: &mut Vec<i64>,
+    ) -> Result<Appended, AppendRefused> {
+        physical.clear();
+        let mut total = 0;
+        for (record, _) in records {
+            total += self.check(record)?;
+        }
+        let mut wake = false;
+        let mut first = None;
+        let mut pending = self.log.lock_pending();
+        let state = &mut *queue.state.lock();
+        let now_ms = self.clock.now_ms();
+        self.check_state(state.deleted, state.batches.is_some())?;
+        let start = self.log.place(&mut pending, total, now_ms)?;
+        let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
+        let (mut at, mut last) = (start, start);
+        for (record, known) in records {
+            let place =
+                self.put(queue, state, &mut pending.bytes, (record, known), at, timestamp_ms);
+            wake |= self.list(queue, state, now_ms);
+            wake |= self.push_keys(queue, record, known, place);
+            physical.push(at);
+            last = at;
+            let len = record.encoded_len();
+            at += len as i64;
+            first.get_or_insert((place, len));
+        }
+        self.log.publish(&mut pending, at, LastRecord { start: last, timestamp_ms });
+        drop(pending);
+        if wake || self.log.wants_reserve(at) {
+            self.background.wake();
+        }
+        let nothing =
+            Place { queue_offset: state.next, physical_offset: at, store_timestamp: now_ms };
+        let (place, len) = first.unwrap_or((nothing, 0));
+        Ok(Appended { place, end: at, len })
+    }
+
+    /// What can be known without a lock; the record's length.
+    fn check(&self, record: &NewRecord<'_>) -> Result<usize, AppendRefused> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(AppendRefused::Closed);
+        }
+        if self.log.is_poisoned() {
+            return Err(AppendRefused::Poisoned);
+        }
+        if self.disk_full.load(Ordering::Relaxed) {
+            return Err(AppendRefused::DiskFull);
+        }
+        for (len, max) in
+            [(record.topic.len(), MAX_TOPIC), (record.properties.len(), MAX_PROPERTIES)]
+        {
+            if len > max {
+                return Err(AppendRefused::TooLarge { len, max });
+            }
+        }
+        if record.sys_flag & INNER_BATCH != 0 {
+            return Err(AppendRefused::BatchQueue);
+        }
+        Ok(record.encoded_len())
+    }
+
+    fn check_state(&self, deleted: bool, is_batch: bool) -> Result<(), AppendRefused> {
+        match (deleted, is_batch) {
+            // Looked at again under the lock, so that nothing comes in behind a close.
+            _ if self.closed.load(Ordering::Acquire) => Err(AppendRefused::Closed),
+            (true, _) => Err(AppendRefused::QueueDeleted),
+            (_, true) => Err(AppendRefused::BatchQueue),
+            _ => Ok(()),
+        }
+    }
+
+    /// Encodes a record at its place and adds its queue entry; nothing can fail any more.
+    fn put(
+        &self,
+        queue: &Queue,
+        state: &mut crate::queue::State,
+        out: &mut Vec<u8>,
+        (record, known): (&NewRecord<'_>, &Known<'_>),
+        physical_offset: i64,
+        store_timestamp: i64,
+    ) -> Place {
+        debug_assert_eq!((record.topic, record.queue_id), (queue.topic(), queue.id()));
+        let transaction = record.sys_flag & TRANSACTION_MASK;
+        let visible = transaction == 0 || transaction == TRANSACTION_COMMIT;
+        let queue_offset = if visible { state.next } else { 0 };
+        let place = Place { queue_offset, physical_offset, store_timestamp };
+        let before = out.len();
+        record.encode(place, out);
+        if visible {
+            let size = (out.len() - before) as i32;
+            let levels = &self.config.delay_levels_ms;
+            let tags_code = recovery::tags_code(queue.topic(), known, store_timestamp, levels);
+            state.push(Entry { physical_offset, size, tags_code });
+        }
+        place
+    }
+
+    fn list(&self, queue: &Arc<Queue>, state: &mut crate::queue::State, now_ms: i64) -> bool {
+        state.next > state.flushed && self.queues.list(queue, state, now_ms)
+    }
+
+    fn push_keys(
+        &self,
+        queue: &Queue,
+        record: &NewRecord<'_>,
+        known: &Known<'_>,
+        place: Place,
+    ) -> bool {
+        let Some(index) = &self.index else { return false };
+        let mut wake = false;
+        if record.sys_flag & TRANSACTION_MASK != TRANSACTION_ROLLBACK {
+            recovery::each_key(known, queue.key_hash, |hash| {
+                wake |= index.push(hash, place.physical_offset, place.store_timestamp);
+            });
+        }
+        wake
+    }
+
+    /// Writes everything appended so far and returns the `written` watermark. Every appender
+    /// calls it at the end of its turn; concurrent callers share one write.
+    pub fn commit(&self) -> Result<i64, Poisoned> {
+        let written = self.log.commit()?;
+        if written > self.log.flushed() {
+            self.flusher.written(&self.log);
+        }
+        Ok(written)
+    }
+
+    /// The present positions of the log.
+    pub fn watermarks(&self) -> Watermarks {
+        // From the smallest up, so that the order holds in the snapshot too.
+        let min = self.log.min();
+        let flushed = self.log.flushed();
+        let readable = self.log.readable();
+        let written = self.log.written();
+        let appended = self.log.appended();
+        Watermarks { appended, written, flushed, readable, min }
+    }
+
+    /// Whether a write or sync failed; appends and commits are then refused for good, and nothing
+    /// that waits for a watermark will get it.
+    pub fn is_poisoned(&self) -> bool {
+        self.log.is_poisoned()
+    }
+
+    /// Sets what the flush thread calls after `flushed` moved or the store was poisoned. It must
+    /// return soon and not call the store's close. Only the first call counts.
+    pub fn on_flushed(&self, call: Box<dyn Fn() + Send + Sync>) {
+        self.flusher.set_on_flushed(call);
+    }
+
+    /// Removes a topic's queues and their files. Its records stay in the log until they expire,
+    /// but never come back, not even after a kill; a queue created later begins at offset 0. Old
+    /// handles refuse appends. Waits for files, so it may block.
+    pub fn delete_topic(&self, topic: &str) -> io::Result<()> {
+        self.queues.remove_topic(topic, || {
+            let mut deleted = self.deleted.lock();
+            let end = {
+                let _pending = self.log.lock_pending();
+                self.queues.forget_topic(topic);
+                self.log.appended()
+            };
+            deleted.add(topic, end)
+        })?;
+        match std::fs::remove_dir_all(self.config.root.join("batchconsumequeue").join(topic)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops cleanly: refuses appends, writes and syncs everything, removes the `abort` mark and
+    /// lets go of the lock. After an error the mark stays, so that the next start recovers. A
+    /// second call does nothing.
+    pub fn close(&self) -> io::Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.stop_threads();
+        let result = self.settle(true).and_then(|()| lock_file::clear_abort(&self.config.root));
+        self.lock.lock().take();
+        result
+    }
+
+    /// Stops the threads and lets go of the lock without writing anything: what a kill leaves
+    /// behind. For tests.
+    pub fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.stop_threads();
+        self.lock.lock().take();
+    }
+
+    fn stop_threads(&self) {
+        self.flusher.stop();
+        self.background.stop();
+        for thread in self.threads.lock().drain(..) {
+            // The background thread may be the one that drops the last handle.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a store thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

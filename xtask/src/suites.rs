@@ -1,0 +1,117 @@
+//! `cargo xtask test`: the suites in order, a table, and the closing line that CI counts.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{conform, tidy};
+
+/// Result of one suite.
+struct Suite {
+    name: &'static str,
+    passed: usize,
+    failed: usize,
+    seconds: u64,
+    note: String,
+}
+
+/// Runs every suite, also after a failure, so that one run shows everything.
+pub fn test() -> Result<()> {
+    let mut suites = Vec::new();
+    suite(&mut suites, "format", || command("cargo", &["fmt", "--all", "--check"]));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    suite(&mut suites, "clippy", || command("cargo", &clippy));
+    suite(&mut suites, "tidy", || Ok((tidy::run()?, 0, String::new())));
+    // Unit, property, golden and fuzz tests of the libraries.
+    let unit = ["test", "--workspace", "--exclude", "apogee", "--no-fail-fast"];
+    suite(&mut suites, "unit, property, golden", || cargo_test(&unit));
+    suite(&mut suites, "release build", || build_release().map(|()| (1, 0, String::new())));
+    // Crash loops, bad input and users' cases: real processes, the release build.
+    let system = ["test", "--release", "-p", "apogee", "--no-fail-fast"];
+    suite(&mut suites, "crash, bad input, cases", || cargo_test(&system));
+    suite(&mut suites, "official clients", conformance);
+    report(&suites)
+}
+
+fn suite(
+    suites: &mut Vec<Suite>,
+    name: &'static str,
+    run: impl FnOnce() -> Result<(usize, usize, String)>,
+) {
+    println!("==== {name}");
+    #[allow(clippy::disallowed_methods)] // shown, decides nothing
+    let started = Instant::now();
+    let (passed, failed, note) = run().unwrap_or_else(|error| (0, 1, format!("{error:#}")));
+    suites.push(Suite { name, passed, failed, seconds: started.elapsed().as_secs(), note });
+}
+
+fn report(suites: &[Suite]) -> Result<()> {
+    println!("\n{:<26} {:>7} {:>7} {:>6}", "suite", "passed", "failed", "s");
+    for suite in suites {
+        let Suite { name, passed, failed, seconds, note } = suite;
+        println!("{name:<26} {passed:>7} {failed:>7} {seconds:>6}  {note}");
+    }
+    let passed: usize = suites.iter().map(|suite| suite.passed).sum();
+    let failed: usize = suites.iter().map(|suite| suite.failed).sum();
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 {
+        bail!("{failed} failed");
+    }
+    Ok(())
+}
+
+/// Builds the binary that users run.
+pub fn build_release() -> Result<()> {
+    command("cargo", &["build", "--release", "--quiet", "-p", "apogee"]).map(|_| ())
+}
+
+fn command(program: &str, arguments: &[&str]) -> Result<(usize, usize, String)> {
+    let status = Command::new(program).args(arguments).status();
+    let status = status.with_context(|| format!("cannot run {program}"))?;
+    if !status.success() {
+        bail!("{program} {} ended with {status}", arguments.join(" "));
+    }
+    Ok((1, 0, String::new()))
+}
+
+/// Runs `cargo test`, shows its output, and adds up its result lines.
+fn cargo_test(arguments: &[&str]) -> Result<(usize, usize, String)> {
+    let output = Command::new("cargo").args(arguments).stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    let (mut passed, mut failed) = (0, 0);
+    for line in text.lines().filter(|line| line.starts_with("test result:")) {
+        let count = |word: &str| {
+            let before = line.split(word).next()?;
+            before.rsplit([' ', '.']).find(|part| !part.is_empty())?.parse::<usize>().ok()
+        };
+        passed += count(" passed").unwrap_or(0);
+        failed += count(" failed").unwrap_or(0);
+    }
+    if !output.status.success() && failed == 0 {
+        bail!("cargo {} ended with {}", arguments.join(" "), output.status);
+    }
+    if passed == 0 {
+        bail!("no test was executed");
+    }
+    Ok((passed, failed, String::new()))
+}
+
+fn conformance() -> Result<(usize, usize, String)> {
+    let summary = conform::run(conform::Server::Apogee, None)?;
+    let mut failed = summary.failed;
+    let mut note = String::new();
+    for client in &summary.skipped {
+        println!("SKIPPED: {client} (its runtime is missing)");
+        note = format!("skipped: {}", summary.skipped.join(", "));
+        if std::env::var_os("CI").is_some() {
+            failed += 1;
+        }
+    }
+    if summary.passed == 0 {
+        bail!("no case was executed");
+    }
+    println!("{} cases executed with official clients", summary.passed + summary.failed);
+    Ok((summary.passed, failed, note))
+}
