@@ -61,6 +61,7 @@ pub enum Role {
         /// Directory of the KV configuration, unless the file names one.
         #[arg(long, value_name = "DIR", default_value = "apogee-data")]
         data: PathBuf,
+        /// Options of every role.
         #[command(flatten)]
         common: Common,
     },
@@ -75,6 +76,7 @@ pub enum Role {
         /// Directory of the store, unless the file names one.
         #[arg(long, value_name = "DIR", default_value = "apogee-data")]
         data: PathBuf,
+        /// Options of every role.
         #[command(flatten)]
         common: Common,
     },

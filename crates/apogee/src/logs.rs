@@ -4,13 +4,13 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use tracing::Metadata;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 
 /// Starts logging for the process. `APOGEE_LOG` takes the usual filters, for example `debug` or
 /// `broker=debug`.
-pub fn start(dir: Option<&Path>) -> io::Result<()> {
+pub(crate) fn start(dir: Option<&Path>) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(true);
     match dir {

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use net::client::{Client, Command};
-use testkit::{
-    Server, TempDir, call, create_topic, messages, pull_all, pull_from, send, send_to,
-};
+use testkit::{Server, TempDir, call, create_topic, messages, pull_all, pull_from, send, send_to};
 use wire::codes::request as code;
 use wire::header::Pairs;
 use wire::json::Value;
@@ -72,7 +70,8 @@ fn b01_values_with_blanks_mean_what_they_say() -> Result<()> {
     let config = call(&mut f.client, code::GET_BROKER_CONFIG, &[], b"")?;
     let text = String::from_utf8(config.body)?;
     ensure!(text.contains("fileReservedTime=48\n"), "{text}");
-    let off = call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], b"autoCreateTopicEnable=false ")?;
+    let off =
+        call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], b"autoCreateTopicEnable=false ")?;
     ensure!(off.code == 0);
     ensure!(send(&mut f.client, "NewOne", 0, "", b"x")?.code == 17);
     let on = call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], b"autoCreateTopicEnable=true ")?;
@@ -128,9 +127,15 @@ fn b06_offsets_by_time_at_every_border() -> Result<()> {
         offset_of(&call(&mut f.client, code::SEARCH_OFFSET_BY_TIMESTAMP, &fields, b"")?)
     };
     for edge in ["", "LOWER"] {
-        for (time, expected) in
-            [(0, 0), (-1, 0), (first - 1, 0), (first, 0), (last, 8), (last + 1, 11), (last + 100_000, 11)]
-        {
+        for (time, expected) in [
+            (0, 0),
+            (-1, 0),
+            (first - 1, 0),
+            (first, 0),
+            (last, 8),
+            (last + 1, 11),
+            (last + 100_000, 11),
+        ] {
             let got = search(time, edge)?;
             ensure!(got == expected, "{edge} at {}: {got}, not {expected}", time - first);
         }
@@ -150,15 +155,19 @@ fn b07(clean: bool) -> Result<()> {
     }
     let group = br#"{"groupName":"g"}"#;
     ensure!(call(&mut f.client, code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], group)?.code == 0);
-    let commit =
-        [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "10")];
+    let commit = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "10")];
     ensure!(call(&mut f.client, code::UPDATE_CONSUMER_OFFSET, &commit, b"")?.code == 0);
     ensure!(call(&mut f.client, code::DELETE_TOPIC_IN_BROKER, &[("topic", "T")], b"")?.code == 0);
     create_topic(&mut f.client, "T", 1)?;
-    let fields = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("setZeroIfNotFound", "false")];
+    let fields =
+        [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("setZeroIfNotFound", "false")];
     ensure!(call(&mut f.client, code::QUERY_CONSUMER_OFFSET, &fields, b"")?.code == 22);
     ensure!(send(&mut f.client, "T", 0, "", b"new")?.field("queueOffset") == Some("0"));
-    if clean { f.server.stop()? } else { f.server.kill()? }
+    if clean {
+        f.server.stop()?
+    } else {
+        f.server.kill()?
+    }
     f.server.restart()?;
     let mut client = f.server.connect()?;
     let found = pull_all(&mut client, "T", 0, 0)?;
@@ -207,7 +216,8 @@ fn b13_colliding_keys_do_not_find_each_other() -> Result<()> {
 
 fn send_back(client: &mut Client, group: &str, offset: i64, level: &str) -> Result<i32> {
     let offset = offset.to_string();
-    let fields = [("group", group), ("offset", &offset), ("delayLevel", level), ("originTopic", "T")];
+    let fields =
+        [("group", group), ("offset", &offset), ("delayLevel", level), ("originTopic", "T")];
     Ok(call(client, code::CONSUMER_SEND_MSG_BACK, &fields, b"")?.code)
 }
 
@@ -222,7 +232,8 @@ fn b14_retry_limits_of_minus_one_and_zero_go_to_the_dead_letters() -> Result<()>
         ("g3", r#""retryQueueNums":0"#),
     ] {
         let body = format!(r#"{{"groupName":"{group}",{settings}}}"#);
-        let made = call(&mut f.client, code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], body.as_bytes())?;
+        let made =
+            call(&mut f.client, code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], body.as_bytes())?;
         ensure!(made.code == 0);
         ensure!(send_back(&mut f.client, group, physical, "0")? == 0, "{group}");
         if group != "g3" {
@@ -248,7 +259,8 @@ fn b18_heartbeats_of_odd_clients_register() -> Result<()> {
     {
         let mut client = f.server.connect()?;
         let group = format!("odd{number}");
-        let body = format!(r#"{{"clientID":"c","consumerDataSet":[{{"groupName":"{group}",{data}}}]}}"#);
+        let body =
+            format!(r#"{{"clientID":"c","consumerDataSet":[{{"groupName":"{group}",{data}}}]}}"#);
         ensure!(heartbeat(&mut client, &body)?.code == 0, "{data}");
         ensure!(ids(&mut client, &group)? == ["c"], "{data}");
     }
@@ -315,7 +327,10 @@ fn b27_numbers_beyond_sense() -> Result<()> {
     }
     for (max, expected) in [("-1", 22), ("0", 22), ("2147483647", 0)] {
         let fields = [
-            ("topic", "T"), ("key", "k"), ("maxNum", max), ("beginTimestamp", "0"),
+            ("topic", "T"),
+            ("key", "k"),
+            ("maxNum", max),
+            ("beginTimestamp", "0"),
             ("endTimestamp", "9223372036854775807"),
         ];
         let got = call(&mut f.client, code::QUERY_MESSAGE, &fields, b"")?;
@@ -397,18 +412,24 @@ fn b50_every_message_of_a_batch_has_its_own_id() -> Result<()> {
     let fields = SendMessage { batch: true, ..send_to("T", 0, "") };
     let sent = f.client.call(code::SEND_BATCH_MESSAGE, &fields, &batch)?;
     ensure!(sent.code == 0 && sent.field("queueOffset") == Some("0"));
-    let ids: Vec<String> = sent.field("msgId").context("ids")?.split(',').map(str::to_owned).collect();
+    let ids: Vec<String> =
+        sent.field("msgId").context("ids")?.split(',').map(str::to_owned).collect();
     ensure!(ids.len() == 3);
     for (i, id) in ids.iter().enumerate() {
         let (_, offset) = parse_offset_id(id).context("an offset id")?;
-        let seen = call(&mut f.client, code::VIEW_MESSAGE_BY_ID, &[("offset", &offset.to_string())], b"")?;
+        let seen =
+            call(&mut f.client, code::VIEW_MESSAGE_BY_ID, &[("offset", &offset.to_string())], b"")?;
         let seen = messages(&seen.body);
         ensure!(seen.len() == 1 && seen[0].properties.contains(&format!("A\u{1}{i}")));
         let end = i64::MAX.to_string();
         let key = format!("U{i}");
         let fields = [
-            ("topic", "T"), ("key", key.as_str()), ("maxNum", "32"), ("beginTimestamp", "0"),
-            ("endTimestamp", &end), ("_UNIQUE_KEY_QUERY", "true"),
+            ("topic", "T"),
+            ("key", key.as_str()),
+            ("maxNum", "32"),
+            ("beginTimestamp", "0"),
+            ("endTimestamp", &end),
+            ("_UNIQUE_KEY_QUERY", "true"),
         ];
         let hit = call(&mut f.client, code::QUERY_MESSAGE, &fields, b"")?;
         ensure!(messages(&hit.body).len() == 1, "{key}");
@@ -419,7 +440,8 @@ fn b50_every_message_of_a_batch_has_its_own_id() -> Result<()> {
 #[test]
 fn b51_configuration_changes_are_strict_and_keep_the_file() -> Result<()> {
     let mut f = fixture("# a comment\nfileReservedTime=72\n")?;
-    let mut update = |body: &str| call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], body.as_bytes());
+    let mut update =
+        |body: &str| call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], body.as_bytes());
     for bad in ["unknown=1", "fileReservedTime=abc", "fileReservedTime=99999999999"] {
         let answer = update(bad)?;
         let key = bad.split('=').next().context("key")?;
@@ -550,12 +572,17 @@ fn answers_have_the_originals_shape() -> Result<()> {
     let unknown = call(&mut f.client, 9999, &[], b"")?;
     ensure!(unknown.code == 3 && unknown.ext.is_none());
     ensure!(unknown.remark.as_deref() == Some(" request type 9999 not supported"));
-    let nobody = call(&mut f.client, code::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", "x")], b"")?;
+    let nobody =
+        call(&mut f.client, code::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", "x")], b"")?;
     ensure!(nobody.code == 1 && nobody.ext == empty);
     ensure!(nobody.remark.as_deref() == Some("no consumer for this group, x"));
     let none = [("consumerGroup", "x"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "1")];
     let none = call(&mut f.client, code::UPDATE_CONSUMER_OFFSET, &none, b"")?;
-    ensure!(none.code == 26 && none.ext == empty && none.remark.as_deref() == Some("Group x not exist!"));
+    ensure!(
+        none.code == 26
+            && none.ext == empty
+            && none.remark.as_deref() == Some("Group x not exist!")
+    );
     let min = call(&mut f.client, code::GET_MIN_OFFSET, &[("topic", "T"), ("queueId", "0")], b"")?;
     ensure!(min.code == 0 && min.remark.as_deref() == Some("") && min.field("offset") == Some("0"));
     let refused = send(&mut f.client, "SCHEDULE_TOPIC_XXXX", 0, "", b"x")?;

@@ -57,6 +57,16 @@ impl DeletedTopics {
         if self.offsets.len() < before { self.save() } else { Ok(()) }
     }
 
+    /// Lowers offsets above the recovered end of the log: the deleted records there are lost, and
+    /// new ones take their place.
+    pub(crate) fn clamp(&mut self, log_end: i64) -> io::Result<()> {
+        if self.offsets.values().all(|offset| *offset <= log_end) {
+            return Ok(());
+        }
+        self.offsets.values_mut().for_each(|offset| *offset = (*offset).min(log_end));
+        self.save()
+    }
+
     fn save(&self) -> io::Result<()> {
         let lines: Vec<_> =
             self.offsets.iter().map(|(topic, offset)| format!("{offset} {topic}\n")).collect();

@@ -124,10 +124,11 @@ pub(crate) struct Listed {
 /// Checks that listed files have one size and follow each other, and returns the size.
 pub(crate) fn common_size(files: &[Listed]) -> Result<Option<u64>, OpenError> {
     let Some(first) = files.first() else { return Ok(None) };
-    let size = first.len as i64;
+    // With several files the names tell the size, so that the odd file is the one named.
+    let size = files.get(1).map_or(first.len as i64, |second| second.start - first.start);
     for (index, file) in files.iter().enumerate() {
         let expected = first.start + index as i64 * size;
-        if file.len as i64 != size || file.start != expected || size == 0 || file.start % size != 0
+        if file.len as i64 != size || file.start != expected || size <= 0 || file.start % size != 0
         {
             return Err(OpenError::Layout {
                 path: file.path.clone(),
@@ -138,7 +139,7 @@ pub(crate) fn common_size(files: &[Listed]) -> Result<Option<u64>, OpenError> {
             });
         }
     }
-    Ok(Some(first.len))
+    Ok(Some(size as u64))
 }
 
 /// Percent of the blocks of a partition in use, as `df` counts them.

@@ -280,6 +280,8 @@ impl IndexFile {
             let at = begin.begin_ms + i64::from(entry.seconds) * 1000;
             self.insert(entry.hash, entry.physical_offset, at)?;
         }
+        // Entries know whole seconds only; the end must not come before the last record.
+        self.header.end_ms = (self.header.end_ms + 999).min(begin.end_ms.max(self.header.end_ms));
         Ok((self.header.count > 1).then_some(self.header))
     }
 

@@ -17,6 +17,11 @@ use crate::store::Store;
 /// Size field of an entry that only fills a place (Java: pre-blank).
 pub(crate) const BLANK_SIZE: i32 = i32::MAX;
 
+/// Offsets that are further away are damage: no CRC covers them.
+const MAX_OFFSET: i64 = 1 << 50;
+/// Entries that recovery fills in at most.
+const MAX_GAP: i64 = 16 << 20;
+
 impl Entry {
     /// An entry that fills a place below the minimum offset.
     pub(crate) const BLANK: Entry = Entry { physical_offset: 0, size: BLANK_SIZE, tags_code: 0 };
@@ -106,9 +111,12 @@ impl State {
         if offset < self.next {
             return false;
         }
-        if self.next == 0 && self.first_file.is_none() {
+        if self.next == 0 && self.first_file.is_none() && offset <= MAX_OFFSET {
             // The queue's former files are gone; its numbering goes on.
             (self.min, self.next, self.flushed) = (offset, offset, offset);
+        }
+        if offset - self.next > MAX_GAP {
+            return false;
         }
         // A misaligned entry would shift every later offset, so a gap is filled.
         while self.next < offset {
@@ -229,6 +237,8 @@ mod tests {
         assert!(state.put_at(10, entry(10)));
         assert_eq!((state.min, state.next), (7, 11));
         assert!(state.tail[1].is_blank() && state.tail[2].is_blank());
+        assert!(!state.put_at(i64::MAX, entry(11)) && !state.put_at(-1, entry(11)));
+        assert!(!State::default().put_at(i64::MAX, entry(11)));
     }
 
     #[test]

@@ -81,7 +81,7 @@ struct Recovery<'a> {
     deleted: DeletedTopics,
     checkpoint: Checkpoint,
     crashed: bool,
-    /// The newest queue entry on disk.
+    /// The newest entry on disk of all queues but the batch ones.
     newest: Option<Entry>,
     records: u64,
 }
@@ -301,7 +301,8 @@ impl Recovery<'_> {
             // The process died between the deletion of the topic and that of its files.
             return fs::remove_dir_all(path).map_err(OpenError::io(path));
         }
-        if let Some(last) = last.filter(|last| !last.is_blank())
+        // Batch queues alone do not show that the others are there.
+        if let Some(last) = last.filter(|last| !batch && !last.is_blank())
             && self.newest.is_none_or(|newest| newest.physical_offset < last.physical_offset)
         {
             self.newest = Some(last);
@@ -388,6 +389,7 @@ impl Recovery<'_> {
             }
         }
         self.log.sync_files(from, end)?;
+        self.deleted.clamp(end)?;
         self.log.start_at(end, last);
         for queue in self.queues.all() {
             if self.crashed {
@@ -523,6 +525,8 @@ fn dispatch(
     };
     if state.put_at(record.queue_offset(), entry) {
         queues.list(&queue, state, now_ms);
+    } else if record.queue_offset() > state.next {
+        tracing::error!(topic, at = entry.physical_offset, "impossible queue offset, not shown");
     }
 }
 

@@ -29,6 +29,15 @@ pub(crate) enum Step<'a> {
     NoFile,
 }
 
+/// A step without the record's bytes.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    Record { len: i64, zero_end: bool },
+    Blank(i64),
+    Bad,
+    NoFile,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
@@ -60,24 +69,46 @@ impl<'a> Scanner<'a> {
 
     /// Looks at one position.
     pub(crate) fn step(&mut self, at: i64) -> io::Result<Step<'_>> {
+        let mut look = self.look(at)?;
+        // The CRC covers only the body. When the tail of a record never reached the disk, its
+        // properties end in zeros, and nothing follows.
+        if let Look::Record { len, zero_end: true } = look
+            && !matches!(self.look(at + len)?, Look::Record { .. } | Look::Blank(_))
+        {
+            look = Look::Bad;
+        }
+        Ok(match look {
+            Look::Record { len, .. } => match self.window(at, len)?.map(record::scan) {
+                Some(Ok(Scanned::Record(record))) => Step::Record(record),
+                _ => Step::Bad,
+            },
+            Look::Blank(next) => Step::Blank(next),
+            Look::Bad => Step::Bad,
+            Look::NoFile => Step::NoFile,
+        })
+    }
+
+    fn look(&mut self, at: i64) -> io::Result<Look> {
         let left = self.log.file_size() - at % self.log.file_size();
-        let Some(head) = self.window(at, left.min(8))? else { return Ok(Step::NoFile) };
+        let Some(head) = self.window(at, left.min(8))? else { return Ok(Look::NoFile) };
         let total = match record::scan(head) {
-            Ok(Scanned::Blank(len)) if i64::from(len) <= left => return Ok(Step::Blank(at + left)),
-            Ok(_) | Err(record::RecordError::Magic(_)) => return Ok(Step::Bad),
+            Ok(Scanned::Blank(len)) if i64::from(len) <= left => return Ok(Look::Blank(at + left)),
+            Ok(_) | Err(record::RecordError::Magic(_)) => return Ok(Look::Bad),
             Err(_) => head.first_chunk().map_or(0, |raw| i64::from(u32::from_be_bytes(*raw))),
         };
         if total < MIN_RECORD || total > left {
-            return Ok(Step::Bad);
+            return Ok(Look::Bad);
         }
-        let Some(bytes) = self.window(at, total)? else { return Ok(Step::NoFile) };
+        let Some(bytes) = self.window(at, total)? else { return Ok(Look::NoFile) };
         Ok(match record::scan(bytes) {
             Ok(Scanned::Record(record))
-                if record.physical_offset() == at && record.check_crc().is_ok() =>
+                if record.physical_offset() == at
+                    && record.check_crc().is_ok()
+                    && !record.topic().contains('\0') =>
             {
-                Step::Record(record)
+                Look::Record { len: total, zero_end: record.properties().ends_with('\0') }
             }
-            _ => Step::Bad,
+            _ => Look::Bad,
         })
     }
 

@@ -25,7 +25,8 @@ impl TempDir {
     pub fn new(name: &str) -> Result<TempDir> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("apogee-{name}-{}-{number}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("apogee-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir)?;
         Ok(TempDir(dir))
     }
@@ -65,7 +66,10 @@ impl Server {
     pub fn start(binary: impl AsRef<Path>, dir: &Path, settings: &str) -> Result<Server> {
         let (namesrv, broker) = (free_port()?, free_port()?);
         let config = dir.join("broker.conf");
-        std::fs::write(&config, format!("listenPort={broker}\nbindAddress=127.0.0.1\n{settings}\n"))?;
+        std::fs::write(
+            &config,
+            format!("listenPort={broker}\nbindAddress=127.0.0.1\n{settings}\n"),
+        )?;
         let arguments = vec![
             "--data".to_owned(),
             dir.join("data").display().to_string(),
@@ -176,7 +180,13 @@ pub fn send_to<'a>(topic: &'a str, queue_id: i32, properties: &'a str) -> SendMe
 }
 
 /// Sends one message with code 10.
-pub fn send(client: &mut Client, topic: &str, queue_id: i32, properties: &str, body: &[u8]) -> Result<Answer> {
+pub fn send(
+    client: &mut Client,
+    topic: &str,
+    queue_id: i32,
+    properties: &str,
+    body: &[u8],
+) -> Result<Answer> {
     Ok(client.call(code::SEND_MESSAGE, &send_to(topic, queue_id, properties), body)?)
 }
 
@@ -227,7 +237,12 @@ pub fn messages(body: &[u8]) -> Vec<Message> {
 }
 
 /// Everything of a queue from an offset on.
-pub fn pull_all(client: &mut Client, topic: &str, queue_id: i32, from: i64) -> Result<Vec<Message>> {
+pub fn pull_all(
+    client: &mut Client,
+    topic: &str,
+    queue_id: i32,
+    from: i64,
+) -> Result<Vec<Message>> {
     let mut all = Vec::new();
     let mut offset = from;
     loop {
@@ -264,7 +279,12 @@ pub fn create_topic(client: &mut Client, topic: &str, queues: i32) -> Result<Ans
 }
 
 /// A call with fields given as pairs.
-pub fn call(client: &mut Client, code: i32, fields: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+pub fn call(
+    client: &mut Client,
+    code: i32,
+    fields: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
     if fields.is_empty() {
         return Ok(client.call(code, &NoFields, body)?);
     }

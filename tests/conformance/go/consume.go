@@ -227,6 +227,7 @@ func pullByOffset(c *testCase) {
 	topic := c.topic(1)
 	p := c.producer()
 	sendNumbers(p, topic, 0, 50)
+	c.readAll(topic, 1, 50)
 	reader := c.puller(topic)
 	q := c.queue(topic, 0)
 	pull := func(at int64, n int) *primitive.PullResult {

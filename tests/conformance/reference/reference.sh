@@ -75,7 +75,7 @@ end_part() { # signal part
   local pid end=$((SECONDS + stop_seconds))
   if pid=$(alive "$2"); then
     kill "-$1" "$pid" || true
-    while kill -0 "$pid" 2>/dev/null; do
+    while alive "$2" >/dev/null; do
       if [ $SECONDS -ge $end ]; then
         say "$2 does not end in $stop_seconds s: kill -9"
         kill -9 "$pid" || true

@@ -1,5 +1,5 @@
 //! What the store's integration tests share.
-#![allow(dead_code)] // every test file uses its own part
+#![allow(dead_code, unreachable_pub)] // every test file uses its own part
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,8 @@ impl TempDir {
     pub fn new(name: &str) -> TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("apogee-{name}-{}-{number}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("apogee-{name}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temp dir");
         TempDir(dir)
     }

@@ -9,6 +9,7 @@ import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import org.apache.rocketmq.client.MQAdmin;
 import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
@@ -154,7 +155,18 @@ final class Case {
         return l;
     }
 
-    /** Everything that a queue holds. */
+    /** Everything that a queue holds, once there is as much as expected. */
+    static List<MessageExt> read(DefaultMQPullConsumer c, MessageQueue q, int count) throws Exception {
+        awaitStored(c, q, count);
+        return read(c, q);
+    }
+
+    /** A message can be read only some moments after its sending was answered. */
+    static void awaitStored(MQAdmin client, MessageQueue q, int count) throws Exception {
+        Wait.until(count + " messages in " + q, 10_000, () -> client.maxOffset(q) >= count);
+    }
+
+    /** Everything that a queue holds now. */
     static List<MessageExt> read(DefaultMQPullConsumer c, MessageQueue q) throws Exception {
         List<MessageExt> l = new ArrayList<>();
         long offset = 0;

@@ -2,6 +2,7 @@ package apogee.conformance;
 
 import java.io.BufferedReader;
 import java.io.File;
+import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
@@ -96,7 +97,7 @@ final class GroupScenarios {
                         }
                     }
                 }
-            } catch (java.io.IOException e) {
+            } catch (IOException e) {
                 // The pipe of a killed process may break in the middle of a line.
             } finally {
                 ended.set(true);

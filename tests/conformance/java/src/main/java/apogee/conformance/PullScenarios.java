@@ -11,6 +11,7 @@ import org.apache.rocketmq.client.consumer.DefaultLitePullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
@@ -39,6 +40,7 @@ final class PullScenarios {
         for (int i = 0; i < count; i++) {
             p.send(new Message(topic, i % 2 == 0 ? "even" : "odd", Case.bytes("" + i)), q);
         }
+        Case.awaitStored(p, q, count);
         return q;
     }
 
@@ -171,7 +173,7 @@ final class PullScenarios {
             try {
                 p.queryMessage(topic, key, 32, begin, System.currentTimeMillis() + 60_000)
                     .getMessageList().forEach(m -> found.add(Inbox.text(m)));
-            } catch (org.apache.rocketmq.client.exception.MQClientException e) {
+            } catch (MQClientException e) {
                 return false;
             }
             return found.size() >= n;
@@ -225,7 +227,7 @@ final class PullScenarios {
             // Distinct store times, so that each one has a single right answer.
             Thread.sleep(15);
         }
-        List<MessageExt> l = Case.read(reader, q);
+        List<MessageExt> l = Case.read(reader, q, 4);
         long first = l.get(0).getStoreTimestamp();
         Check.equal("before all", 0L, reader.searchOffset(q, first - 1000));
         for (int i = 0; i < 4; i++) {

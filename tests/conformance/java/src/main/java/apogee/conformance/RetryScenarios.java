@@ -8,6 +8,7 @@ import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
@@ -120,7 +121,7 @@ final class RetryScenarios {
                     Set<MessageQueue> queues = reader.fetchSubscribeMessageQueues(dlq);
                     Check.equal("queues of " + dlq, 1, queues.size());
                     queue[0] = queues.iterator().next();
-                } catch (org.apache.rocketmq.client.exception.MQClientException e) {
+                } catch (MQClientException e) {
                     return false;
                 }
             }

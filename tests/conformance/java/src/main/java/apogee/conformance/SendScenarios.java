@@ -10,6 +10,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicReference;
 import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
+import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
@@ -55,7 +56,7 @@ final class SendScenarios {
                 Check.equal("status", SendStatus.SEND_OK, r.getSendStatus());
                 Check.equal("queue", q, r.getMessageQueue());
                 Check.equal("queue offset", (long) i, r.getQueueOffset());
-                MessageClientExt stored = (MessageClientExt) Case.read(reader, q).get(i);
+                MessageClientExt stored = (MessageClientExt) Case.read(reader, q, i + 1).get(i);
                 Check.equal("body", "body " + i, Inbox.text(stored));
                 Check.equal("tag", "tag" + i, stored.getTags());
                 Check.equal("keys", "key" + i, stored.getKeys());
@@ -133,7 +134,7 @@ final class SendScenarios {
         String[] offsetIds = r.getOffsetMsgId().split(",");
         Check.equal("ids", 10, ids.length);
         Check.equal("offset ids", 10, offsetIds.length);
-        List<MessageExt> stored = Case.read(c.pull(), q);
+        List<MessageExt> stored = Case.read(c.pull(), q, 12);
         for (int i = 0; i < 10; i++) {
             MessageClientExt m = (MessageClientExt) stored.get(1 + i);
             Check.equal("body", "batch " + i, Inbox.text(m));
@@ -183,7 +184,7 @@ final class SendScenarios {
         Wait.until("route", 10_000, () -> {
             try {
                 return c.server.admin.examineTopicRouteInfo(topic).getQueueDatas().size() == 1;
-            } catch (org.apache.rocketmq.client.exception.MQClientException e) {
+            } catch (MQClientException e) {
                 return false;
             }
         });
