@@ -1,6 +1,6 @@
 //! Logs: readable on a terminal, or files with the names that Java operators know.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use tracing::Metadata;
@@ -14,7 +14,7 @@ pub(crate) fn start(dir: Option<&Path>) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("APOGEE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(true);
     match dir {
-        None => builder.with_writer(io::stderr).init(),
+        None => builder.with_ansi(io::stderr().is_terminal()).with_writer(io::stderr).init(),
         Some(dir) => {
             std::fs::create_dir_all(dir)?;
             builder.with_ansi(false).with_writer(Files::open(dir)?).init();

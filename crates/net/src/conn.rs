@@ -24,6 +24,8 @@ pub(crate) struct Conn {
     pub(crate) dirty: bool,
     /// Listed for reading in the next turn.
     pub(crate) ready: bool,
+    /// The client will send nothing more: read on until its end is seen.
+    pub(crate) ending: bool,
 }
 
 /// What a read brought.
@@ -48,6 +50,7 @@ impl Conn {
             closing: false,
             dirty: false,
             ready: false,
+            ending: false,
         }
     }
 

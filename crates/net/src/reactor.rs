@@ -372,10 +372,13 @@ impl<S: Service> Loop<S> {
             let result = conn.read(buffer, self.core.limits.max_frame, &mut |frame, out| {
                 handle(service, scratch, &peer, frame, out, now_ms)
             });
+            let ending = conn.ending;
             if conn.out.len() > had {
                 self.core.mark_dirty(token);
             }
             match result {
+                // The end may have come with the last bytes: no event tells of it again.
+                Ok(Got::Drained) if ending => self.core.mark_ready(token),
                 Ok(Got::Drained) => {}
                 Ok(Got::More) => self.core.mark_ready(token),
                 Ok(Got::End) => self.close(token),
@@ -477,7 +480,12 @@ impl Core {
             {
                 self.mark_dirty(token);
             }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
+            if event.is_read_closed() || event.is_error() {
+                if let Some(conn) = self.conns.get_mut(token) {
+                    conn.ending = true;
+                }
+                self.mark_ready(token);
+            } else if event.is_readable() {
                 self.mark_ready(token);
             }
         }

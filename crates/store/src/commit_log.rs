@@ -90,6 +90,8 @@ pub(crate) struct CommitLog {
     min: AtomicI64,
     poisoned: AtomicBool,
     retry_full_at_ms: AtomicI64,
+    #[cfg(test)]
+    pub(crate) fail_writes: AtomicBool,
 }
 
 /// How a read of the log ended.
@@ -140,6 +142,8 @@ impl CommitLog {
             min: AtomicI64::new(min),
             poisoned: AtomicBool::new(false),
             retry_full_at_ms: AtomicI64::new(0),
+            #[cfg(test)]
+            fail_writes: AtomicBool::new(false),
         })
     }
 
@@ -330,6 +334,10 @@ impl CommitLog {
     }
 
     fn write_piece(&self, at: i64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if self.fail_writes.load(Ordering::SeqCst) {
+            return Err(io::Error::other("a test's fault"));
+        }
         let segment = self.segment_at(at).ok_or_else(|| io::Error::other("no file reserved"))?;
         segment.file.write_all_at(bytes, (at - segment.start) as u64)
     }
@@ -426,5 +434,52 @@ impl CommitLog {
         let mut segments = self.segments.write();
         let keep = segments.partition_point(|segment| segment.start < offset);
         segments.split_off(keep).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{FlushMode, StoreConfig};
+    use crate::store::Store;
+    use crate::testing::{TempDir, send};
+    use base::clock::Clock;
+    use wire::properties::Known;
+
+    #[test]
+    fn after_a_failed_write_nothing_is_accepted_acknowledged_or_shown() {
+        let dir = TempDir::new("poison");
+        let config = StoreConfig { flush: FlushMode::Sync, ..StoreConfig::new(dir.path()) };
+        let store = Store::open(config.clone(), Clock::system()).unwrap();
+        let good = send(&store, "T", 0, b"good").unwrap();
+        while store.watermarks().flushed < good.end {
+            std::thread::yield_now();
+        }
+        store.log().fail_writes.store(true, Ordering::SeqCst);
+        let queue = store.queue("T", 0).unwrap();
+        let record = wire::record::NewRecord {
+            topic: "T",
+            queue_id: 0,
+            flag: 0,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: "127.0.0.1:1".parse().unwrap(),
+            store_host: "127.0.0.1:1".parse().unwrap(),
+            reconsume_times: 0,
+            prepared_offset: 0,
+            body: b"lost",
+            body_crc: 0,
+            properties: "",
+        };
+        store.append(&queue, &record, &Known::default()).unwrap();
+        assert_eq!(store.commit(), Err(Poisoned));
+        store.log().fail_writes.store(false, Ordering::SeqCst);
+        assert_eq!(store.commit(), Err(Poisoned));
+        let refused = store.append(&queue, &record, &Known::default());
+        assert_eq!(refused, Err(AppendRefused::Poisoned));
+        assert!(store.is_poisoned() && store.close().is_err());
+        assert_eq!((queue.max_offset(&store), store.watermarks().written), (1, good.end));
+        let store = Store::open(config, Clock::system()).unwrap();
+        assert_eq!(store.queue("T", 0).unwrap().next_offset(), 1);
     }
 }

@@ -91,7 +91,7 @@ pub(crate) struct State {
     /// Removed with its topic.
     pub(crate) deleted: bool,
     /// Entries of a batch queue, which has none of the others.
-    pub(crate) batches: Option<Box<Vec<BatchEntry>>>,
+    pub(crate) batches: Option<Vec<BatchEntry>>,
 }
 
 impl State {

@@ -68,6 +68,8 @@ struct Handles {
 #[derive(Debug, Default)]
 struct Flushing {
     bytes: Vec<u8>,
+    /// The other buffer of the full queues.
+    full: Vec<Arc<Queue>>,
     /// Files and directories written since the last sync; complete while at most [`HANDLES`].
     touched: HashMap<FileKey, PathBuf, RandomState>,
     new_dirs: Vec<PathBuf>,
@@ -190,11 +192,14 @@ impl Queues {
     /// Writes the queues that are full or due. With `all` every listed one is due.
     pub(crate) fn flush_due(&self, now_ms: i64, readable: i64, all: bool) -> io::Result<()> {
         let mut flushing = self.flushing.lock();
-        let full = std::mem::take(&mut self.listed.lock().full);
-        for queue in &full {
-            self.flush_queue(queue, readable, &mut flushing)?;
+        let mut full = std::mem::take(&mut flushing.full);
+        // Two buffers in turn, so that appenders find one that has its size.
+        std::mem::swap(&mut full, &mut self.listed.lock().full);
+        for queue in full.drain(..) {
+            self.flush_queue(&queue, readable, &mut flushing)?;
             queue.state.lock().evict(KEEP);
         }
+        flushing.full = full;
         let rounds = self.listed.lock().due.len();
         for _ in 0..rounds {
             let Some((due, queue)) = self.listed.lock().due.pop_front() else { break };

@@ -203,7 +203,7 @@ impl Store {
     ) -> Result<(i64, usize, bool), Cold> {
         let batches: Vec<_> = {
             let state = queue.state.lock();
-            let all = state.batches.as_deref().map_or(&[][..], |all| &all[..]);
+            let all = state.batches.as_deref().unwrap_or_default();
             let first = all.partition_point(|batch| batch.end() <= from);
             all[first..].iter().take(limit.max_messages.max(1)).copied().collect()
         };
@@ -227,11 +227,12 @@ impl Store {
     /// Appends the record that starts at `physical_offset` to `out`.
     pub fn at(&self, physical_offset: i64, wait: Wait, out: &mut Vec<u8>) -> At {
         let log = self.log();
-        let left = log.file_size() - physical_offset.rem_euclid(log.file_size());
-        let left = left.min(log.readable() - physical_offset);
-        if physical_offset < log.min() || left <= 0 {
+        // Offsets come from clients too: any number is possible.
+        if physical_offset < log.min() || physical_offset >= log.readable() {
             return At::Missing;
         }
+        let left = log.file_size() - physical_offset % log.file_size();
+        let left = left.min(log.readable() - physical_offset);
         let before = out.len();
         let mut len = left.min(GUESS);
         loop {

@@ -428,7 +428,7 @@ fn batch_state(batches: Vec<BatchEntry>) -> State {
         min: batches.first().map_or(0, |batch| batch.base),
         next: batches.last().map_or(0, BatchEntry::end),
         flushed: batches.len() as i64,
-        batches: Some(Box::new(batches)),
+        batches: Some(batches),
         ..State::default()
     }
 }

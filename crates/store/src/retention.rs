@@ -74,3 +74,88 @@ fn modified_ms(file: &std::fs::File) -> io::Result<i64> {
     let since = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
     Ok(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{AppendRefused, Edge, StoreConfig};
+    use crate::testing::{TempDir, send};
+    use base::clock::Clock;
+
+    /// 03:00 UTC.
+    const T0: i64 = 1_700_017_200_000;
+
+    fn config(root: &std::path::Path) -> StoreConfig {
+        StoreConfig {
+            commit_log_file_size: 4096,
+            consume_queue_file_size: 100,
+            max_index_slots: 10,
+            max_index_entries: 10,
+            ..StoreConfig::new(root)
+        }
+    }
+
+    #[test]
+    fn files_go_by_age_in_their_hour_and_by_force_but_never_the_last() {
+        let dir = TempDir::new("retention");
+        let clock = Clock::manual(T0);
+        let store = Store::open(config(dir.path()), clock.clone()).unwrap();
+        send(&store, "Idle", 0, b"the only one").unwrap();
+        for _ in 0..100 {
+            send(&store, "T", 0, &[1; 900]).unwrap();
+        }
+        store.settle(false).unwrap();
+        let queue = store.queue("T", 0).unwrap();
+        let files = store.log().segments();
+        let now = modified_ms(&files[0].file).unwrap();
+        let hour = |hour: i64| now - now % (24 * HOUR_MS) + (24 * 4 + hour) * HOUR_MS;
+        // Expired, but neither the hour nor a full disk.
+        store.retain_at(hour(5), 50.0).unwrap();
+        assert_eq!((store.log().min(), queue.min_offset()), (0, 0));
+        // The hour, but not expired.
+        store.retain_at(hour(4) - 24 * 4 * HOUR_MS, 50.0).unwrap();
+        assert_eq!(store.log().min(), 0);
+        store.retain_at(hour(4), 50.0).unwrap();
+        assert_eq!(store.log().min(), 10 * 4096);
+        let min = queue.min_offset();
+        assert_eq!(min, 40);
+        assert!(!files[9].path.exists() && files[10].path.exists());
+        let queue_dir = dir.path().join("consumequeue/T/0");
+        assert!(!queue_dir.join(files::name_of(600)).exists());
+        assert!(queue_dir.join(files::name_of(700)).exists());
+        // A queue without messages keeps its numbering and its last file.
+        let idle = store.queue("Idle", 0).unwrap();
+        assert_eq!((idle.min_offset(), idle.next_offset()), (1, 1));
+        assert!(dir.path().join("consumequeue/Idle/0").join(files::name_of(0)).exists());
+        assert_eq!(store.offset_by_time(&queue, 0, Edge::Lower), min);
+        // Any hour above the ratio; and it is all there after a crash.
+        store.retain_at(hour(5), 76.0).unwrap();
+        assert_eq!(store.log().min(), 20 * 4096);
+        let bounds = (queue.min_offset(), queue.next_offset());
+        store.abandon();
+        let store = Store::open(config(dir.path()), clock).unwrap();
+        let queue = store.queue("T", 0).unwrap();
+        assert_eq!((queue.min_offset(), queue.next_offset()), bounds);
+        assert_eq!(store.queue("Idle", 0).unwrap().next_offset(), 1);
+        // By force whatever the age, but the file in use stays.
+        store.retain_at(0, 86.0).unwrap();
+        store.retain_at(0, 86.0).unwrap();
+        assert_eq!(store.log().min(), store.log().appended() / 4096 * 4096);
+        let last = queue.next_offset();
+        assert_eq!(send(&store, "T", 0, b"goes on").unwrap().place.queue_offset, last);
+    }
+
+    #[test]
+    fn over_the_warning_level_messages_are_refused_until_there_is_room() {
+        let dir = TempDir::new("full");
+        let config = StoreConfig { file_reserved_hours: -1, ..config(dir.path()) };
+        let store = Store::open(config, Clock::manual(T0)).unwrap();
+        // The thread's own first round, on the real disk, must be over.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        for (used, refused) in [(89.0, false), (91.0, true), (88.0, true), (85.0, false)] {
+            store.retain_at(T0, used).unwrap();
+            let result = send(&store, "T", 0, b"x");
+            assert_eq!(result == Err(AppendRefused::DiskFull), refused, "{used}");
+        }
+    }
+}

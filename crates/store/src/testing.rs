@@ -3,6 +3,40 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use wire::properties::Known;
+use wire::record::NewRecord;
+
+use crate::api::{AppendRefused, Appended};
+use crate::store::Store;
+
+/// Appends and commits one message; a failed commit panics.
+pub(crate) fn send(
+    store: &Store,
+    topic: &str,
+    queue_id: i32,
+    body: &[u8],
+) -> Result<Appended, AppendRefused> {
+    let queue = store.queue_or_create(topic, queue_id);
+    let host = "127.0.0.1:1".parse().expect("host");
+    let record = NewRecord {
+        topic,
+        queue_id,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: 1,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_offset: 0,
+        body,
+        body_crc: wire::text::crc31(body),
+        properties: "",
+    };
+    let appended = store.append(&queue, &record, &Known::default())?;
+    store.commit().expect("commit");
+    Ok(appended)
+}
+
 /// A directory that is removed with the value.
 pub(crate) struct TempDir(PathBuf);
 

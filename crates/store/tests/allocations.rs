@@ -1,5 +1,6 @@
 //! Appending and committing allocate nothing once the buffers have their size.
 #![allow(unsafe_code)] // the counting allocator below, which only this test uses
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -55,10 +56,11 @@ fn append_commit_and_fetch_allocate_nothing() {
         let wait = store::Wait::OnlyCached;
         assert_eq!(store.get(&queue, from, limit, wait, &mut any, &mut out).messages, 32);
     };
-    (0..300).for_each(|_| turn());
-    let before = COUNT.with(Cell::get);
-    (0..300).for_each(|_| turn());
-    let allocations = COUNT.with(Cell::get) - before;
-    // The thread's own lists may still double once or twice; per message there is nothing.
-    assert!(allocations <= 2, "{allocations} allocations for 9600 messages");
+    // Buffers grow until they have their size; after that there is nothing.
+    let mut rounds = (0..30).map(|_| {
+        let before = COUNT.with(Cell::get);
+        (0..300).for_each(|_| turn());
+        COUNT.with(Cell::get) - before
+    });
+    assert!(rounds.any(|allocations| allocations == 0), "every 9600 messages allocate");
 }

@@ -1,4 +1,5 @@
 //! Stores that a Java 5.5.0 broker wrote, against what the same broker reads in them.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The store against a plain model: random appends, commits, stops and crashes.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Fetches, limits, times, keys, delays and concurrent commits.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -273,4 +274,39 @@ fn synchronous_flush_hides_what_is_not_on_disk_and_calls_back() {
     }
     let queue = store.queue("T", 0).unwrap();
     assert_eq!((queue.max_offset(&store), store.watermarks().readable), (1, end));
+}
+
+#[test]
+fn a_cold_page_is_reported_not_waited_for() {
+    use rustix::fs::{Advice, fadvise};
+    let dir = TempDir::new("cold");
+    let config = StoreConfig { commit_log_file_size: 1 << 20, ..small(dir.path()) };
+    let store = open(config.clone(), &Clock::manual(T0));
+    for n in 0..100 {
+        send(&store, "T", n % 2, &[n as u8; 2000], "");
+    }
+    store.close().unwrap();
+    let store = open(config, &Clock::manual(T0));
+    let queue = store.queue("T", 0).unwrap();
+    let get = |wait| {
+        let mut out = Vec::new();
+        let limit = ReadLimit { max_messages: 20, max_bytes: 1 << 20 };
+        let mut any = |_: &Entry| true;
+        let fetch = store.get(&queue, 0, limit, wait, &mut any, &mut out);
+        assert_eq!(out.len(), fetch.bytes);
+        fetch
+    };
+    let file = std::fs::File::open(dir.path().join("commitlog").join("0".repeat(20))).unwrap();
+    file.sync_all().unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    let cold = get(Wait::OnlyCached);
+    // Some file systems cannot tell; then the answer is simply there.
+    if cold.cold {
+        assert_eq!((cold.messages, cold.bytes, cold.next), (0, 0, 0));
+        assert_eq!(store.at(0, Wait::OnlyCached, &mut Vec::new()), store::At::Cold);
+    }
+    let found = get(Wait::MayBlock);
+    assert_eq!((found.status, found.messages, found.next), (FetchStatus::Found, 20, 20));
+    let warm = get(Wait::OnlyCached);
+    assert_eq!((warm.messages, warm.cold), (20, false));
 }

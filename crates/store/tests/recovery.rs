@@ -1,4 +1,5 @@
 //! What survives crashes, damage and meddling with the files.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -30,7 +31,9 @@ fn fill(store: &Store, count: usize) {
 }
 
 /// All contents and bounds, and some index answers.
-fn picture(store: &Store) -> Vec<(String, i32, i64, i64, Vec<(i64, Vec<u8>)>)> {
+type Picture = Vec<(String, i32, i64, i64, Vec<(i64, Vec<u8>)>)>;
+
+fn picture(store: &Store) -> Picture {
     let mut all = Vec::new();
     for (topic, ids) in store.topics() {
         for id in ids {

@@ -460,8 +460,11 @@ def rebalance_with_crash():
     victim.wait(10)
     reader.join(5)
     wanted = set(numbers(0, sent))
-    until("all %d messages consumed" % sent, 40,
-          lambda: wanted <= set(one.bodies()) | set(two.bodies()) | set(crashed))
+    got = lambda: set(one.bodies()) | set(two.bodies()) | set(crashed)
+    try:
+        until("all %d messages consumed" % sent, 40, lambda: wanted <= got())
+    except Wrong:
+        raise Wrong("missing %s" % sorted(wanted - got(), key=int))
 
 
 def victim(of):
