@@ -17,7 +17,7 @@ struct Suite {
 }
 
 /// Runs every suite, also after a failure, so that one run shows everything.
-pub fn test() -> Result<()> {
+pub(crate) fn test() -> Result<()> {
     let mut suites = Vec::new();
     suite(&mut suites, "format", || command("cargo", &["fmt", "--all", "--check"]));
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
@@ -62,7 +62,7 @@ fn report(suites: &[Suite]) -> Result<()> {
 }
 
 /// Builds the binary that users run.
-pub fn build_release() -> Result<()> {
+pub(crate) fn build_release() -> Result<()> {
     command("cargo", &["build", "--release", "--quiet", "-p", "apogee"]).map(|_| ())
 }
 

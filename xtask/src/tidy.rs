@@ -62,7 +62,7 @@ const DEAD: [&str; 14] = [
 ];
 
 /// Runs every check; returns how many passed.
-pub fn run() -> Result<usize> {
+pub(crate) fn run() -> Result<usize> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
     let mut problems = Vec::new();
     dependencies(root, &mut problems)?;

@@ -82,7 +82,8 @@ base::config! {
             "How long pulls wait when long polling is off";
         "litePullMessageEnable" lite_pull_message_enable: bool = true, Hot,
             "Whether code 361 is served";
-        "maxTransferBytesOnMessageInMemory" max_transfer_bytes_on_message_in_memory: i32 = 262_144, Hot,
+        "maxTransferBytesOnMessageInMemory" max_transfer_bytes_on_message_in_memory: i32 =
+            262_144, Hot,
             "Most bytes of a pull from memory";
         "maxTransferCountOnMessageInMemory" max_transfer_count_on_message_in_memory: i32 = 32, Hot,
             "Most messages of a pull from memory";
@@ -100,9 +101,11 @@ base::config! {
             "Milliseconds between disk syncs with ASYNC_FLUSH";
         "syncFlushTimeout" sync_flush_timeout: i32 = 5000, Hot,
             "Milliseconds that a send waits for the disk with SYNC_FLUSH";
-        "mappedFileSizeCommitLog" mapped_file_size_commit_log: i64 [65_536..=1_073_741_824] = 1_073_741_824, Cold,
+        "mappedFileSizeCommitLog" mapped_file_size_commit_log: i64 [65_536..=1_073_741_824] =
+            1_073_741_824, Cold,
             "Bytes of a commit log file; an existing store keeps its own";
-        "mappedFileSizeConsumeQueue" mapped_file_size_consume_queue: i32 [20..=1_073_741_820] = 6_000_000, Cold,
+        "mappedFileSizeConsumeQueue" mapped_file_size_consume_queue: i32 [20..=1_073_741_820] =
+            6_000_000, Cold,
             "Bytes of a consume queue file, rounded up to entries of 20";
         "messageIndexEnable" message_index_enable: bool = true, Cold,
             "Whether messages are indexed by key";
@@ -120,7 +123,8 @@ base::config! {
             "Milliseconds between saves of consumer offsets";
         "channelExpiredTimeout" channel_expired_timeout: i64 = 120_000, Hot,
             "Milliseconds without a heartbeat after which a client is dropped";
-        "serverChannelMaxIdleTimeSeconds" server_channel_max_idle_time_seconds: i32 [1..=86_400] = 120, Cold,
+        "serverChannelMaxIdleTimeSeconds" server_channel_max_idle_time_seconds: i32 [1..=86_400] =
+            120, Cold,
             "Seconds without a byte after which a connection is closed";
         "sendThreadPoolQueueCapacity" send_thread_pool_queue_capacity: i32 = 10_000, Hot,
             "Limit: sends that wait for the disk at once";

@@ -222,7 +222,8 @@ impl Task {
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(namesrv = self.address, %error, "cannot register; trying on");
+                        let namesrv = self.address.as_str();
+                        tracing::warn!(namesrv, %error, "cannot register; trying on");
                     }
                     client = None;
                     failures += 1;

@@ -20,19 +20,24 @@ base::config! {
         "supportActingMaster" support_acting_master: bool = false, Hot,
             "Whether the smallest slave is shown as master while there is none";
         "enableAllTopicList" enable_all_topic_list: bool = true, Hot, "Whether 206 is served";
-        "enableTopicList" enable_topic_list: bool = true, Hot, "Whether 224, 304, 311 to 313 are served";
+        "enableTopicList" enable_topic_list: bool =
+            true, Hot, "Whether 224, 304, 311 to 313 are served";
         "notifyMinBrokerIdChanged" notify_min_broker_id_changed: bool = false, Hot,
             "Whether brokers are told that the smallest id of their name changed";
         "needWaitForService" need_wait_for_service: bool = false, Cold,
             "Whether routes are refused for a while after the start";
         "waitSecondsForService" wait_seconds_for_service: i32 = 45, Cold, "How long that is";
-        "deleteTopicWithBrokerRegistration" delete_topic_with_broker_registration: bool = false, Hot,
+        "deleteTopicWithBrokerRegistration" delete_topic_with_broker_registration: bool =
+            false, Hot,
             "Whether a topic that a broker does not list any more leaves its routes";
-        "scanNotActiveBrokerInterval" scan_not_active_broker_interval: i64 [100 ..= 3_600_000] = 5000, Cold,
+        "scanNotActiveBrokerInterval" scan_not_active_broker_interval: i64 [100 ..= 3_600_000] =
+            5000, Cold,
             "Milliseconds between looks for silent brokers";
-        "serverChannelMaxIdleTimeSeconds" server_channel_max_idle_time_seconds: i32 [1 ..= 86_400] = 120, Cold,
+        "serverChannelMaxIdleTimeSeconds" server_channel_max_idle_time_seconds: i32 [1 ..= 86_400] =
+            120, Cold,
             "Seconds without a byte after which a connection is closed";
-        "maxConnections" max_connections: i32 [1 ..= 1_000_000] = 20_000, Cold, "Limit: connections. Ours";
+        "maxConnections" max_connections: i32 [1 ..= 1_000_000] =
+            20_000, Cold, "Limit: connections. Ours";
     }
 }
 

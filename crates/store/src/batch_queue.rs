@@ -13,6 +13,7 @@ use wire::record::Record;
 use crate::api::{Entry, OpenError};
 use crate::config_file::sync_dir;
 use crate::files;
+use crate::queue::State;
 
 const UNIT: usize = 46;
 /// Bytes of a file when there is none to take the size from.
@@ -75,6 +76,17 @@ impl BatchEntry {
         out.extend_from_slice(&self.count.to_be_bytes());
         out.extend_from_slice(&(-1_i32).to_be_bytes());
         out.extend_from_slice(&[0; 4]);
+    }
+}
+
+/// The state of a batch queue; `flushed` counts the batches on disk.
+pub(crate) fn state_of(batches: Vec<BatchEntry>) -> State {
+    State {
+        min: batches.first().map_or(0, |batch| batch.base),
+        next: batches.last().map_or(0, BatchEntry::end),
+        flushed: batches.len() as i64,
+        batches: Some(batches),
+        ..State::default()
     }
 }
 

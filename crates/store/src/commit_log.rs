@@ -117,6 +117,11 @@ impl CommitLog {
         let listed = files::list(dir)?.unwrap_or_default();
         let size = files::common_size(&listed)?;
         if let Some(size) = size.filter(|size| *size != configured_size) {
+            if listed.len() == 1 && size % 4096 != 0 {
+                // A cut file, not another size: one alone does not tell the difference.
+                let reason = format!("{size} bytes, not {configured_size}");
+                return Err(OpenError::Layout { path: listed[0].path.clone(), reason });
+            }
             tracing::warn!(size, configured_size, "commit log files keep the size they have");
         }
         let mut segments = VecDeque::new();
@@ -149,10 +154,10 @@ impl CommitLog {
 
     /// Sets all positions to the end that recovery found; everything before is on disk.
     pub(crate) fn start_at(&self, end: i64, last: LastRecord) {
+        self.writer.lock().last = last;
         let mut pending = self.pending.lock();
         pending.end = end;
         pending.last = last;
-        self.writer.lock().last = last;
         self.ring.reset(end);
         for mark in [&self.appended, &self.written, &self.flushed, &self.reserved] {
             mark.store(end, Ordering::SeqCst);

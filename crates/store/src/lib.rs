@@ -14,9 +14,10 @@
 //! (`preadv2` with `RWF_NOWAIT`), then to the disk. So the crate has no unsafe code, and a page
 //! fault never stops a loop.
 //!
-//! Modules and their locks, in the order in which they may be taken:
-//! `writer` (commit) -> `pending` (append) -> `grow` -> `segments`; `pending` -> one queue's state
-//! -> the dirty list. The flush lock of the background thread is taken before all of them.
+//! Locks, in the order in which they may be taken: queues' `flushing` -> `deleted` -> log's
+//! `flushing` -> `writer` (commit) -> `pending` (append) -> one queue's state -> `grow` ->
+//! `segments`. Inside of those and for moments only: the table and the list of queues, open
+//! handles, the ring, the index's `pending` (whose `files` come before it), the checkpoint.
 
 mod api;
 mod batch_queue;
@@ -24,8 +25,10 @@ mod checkpoint;
 mod commit_log;
 pub mod config_file;
 mod deleted;
+mod dispatch;
 mod files;
 mod flusher;
+mod handles;
 mod index;
 mod index_file;
 mod lock_file;

@@ -1,8 +1,8 @@
 //! The background thread: queue and index flush, checkpoint, room ahead in the log, retention.
 //!
 //! Owns when these happen, and the order that makes a checkpoint true. Its lock is held only to
-//! sleep and to wake. Never does anything that an appender waits for. While nothing changes the only
-//! tick is that of retention.
+//! sleep and to wake. Never does anything that an appender waits for. While nothing changes the
+//! only tick is that of retention.
 
 use std::io;
 use std::sync::Weak;

@@ -229,6 +229,11 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_queue_is_small() {
+        assert!(size_of::<Queue>() <= 160, "{}", size_of::<Queue>());
+    }
+
+    #[test]
     fn a_gap_is_filled_and_a_lost_beginning_is_not() {
         let mut state = State::default();
         assert!(state.put_at(7, entry(7)));

@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::api::{Entry, Wait};
 use crate::config_file::sync_dir;
 use crate::files;
+use crate::handles::{FileKey, Handles};
 use crate::queue::{Queue, State};
 
 /// Bytes of an entry.
@@ -33,11 +34,10 @@ const DUE_MS: i64 = 5000;
 const KEEP: usize = 512;
 /// Fewer appends than this in [`DUE_MS`] make a queue an idle one, which keeps nothing.
 const BUSY: i64 = 64;
-/// Files kept open, and files synced one by one before the whole file system is.
-const HANDLES: usize = 64;
+/// More files than this are not synced one by one, but with the whole file system.
+const SYNC_FILES: usize = 64;
 
 type Table = HashMap<Arc<str>, Vec<Arc<Queue>>, RandomState>;
-type FileKey = (u64, i64);
 
 /// See the module.
 #[derive(Debug)]
@@ -60,17 +60,11 @@ struct Listed {
 }
 
 #[derive(Debug, Default)]
-struct Handles {
-    open: HashMap<FileKey, (Arc<File>, u64), RandomState>,
-    tick: u64,
-}
-
-#[derive(Debug, Default)]
 struct Flushing {
     bytes: Vec<u8>,
     /// The other buffer of the full queues.
     full: Vec<Arc<Queue>>,
-    /// Files and directories written since the last sync; complete while at most [`HANDLES`].
+    /// Files and directories written since the last sync; complete while at most [`SYNC_FILES`].
     touched: HashMap<FileKey, PathBuf, RandomState>,
     new_dirs: Vec<PathBuf>,
     too_many: bool,
@@ -155,7 +149,7 @@ impl Queues {
         for queue in &gone {
             queue.state.lock().deleted = true;
         }
-        self.handles.lock().open.retain(|(uid, _), _| gone.iter().all(|queue| queue.uid != *uid));
+        self.handles.lock().forget(|(uid, _)| gone.iter().any(|queue| queue.uid == *uid));
     }
 
     /// Notes that `queue` has new entries; called under its lock. Returns whether the background
@@ -292,7 +286,7 @@ impl Queues {
                 self.handles.lock().put((queue.uid, start), file)
             }
         };
-        if flushing.touched.len() < HANDLES {
+        if flushing.touched.len() < SYNC_FILES {
             flushing.touched.insert((queue.uid, start), path);
         } else if !flushing.touched.contains_key(&(queue.uid, start)) {
             flushing.too_many = true;
@@ -303,7 +297,7 @@ impl Queues {
     /// Brings everything that was written to the disk.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let flushing = &mut *self.flushing.lock();
-        if flushing.too_many || flushing.new_dirs.len() > 3 * HANDLES {
+        if flushing.too_many || flushing.new_dirs.len() > 3 * SYNC_FILES {
             rustix::fs::syncfs(File::open(&self.dir)?)?;
         } else {
             for path in flushing.touched.values() {
@@ -371,10 +365,13 @@ impl Queues {
         let mut start = position - position % self.file_size;
         let mut from = position - start;
         while let Some(file) = self.file(queue, start)? {
-            if from == 0 && start > first {
-                // A whole file: Java fails on a last file without entries.
-                drop(file);
-                self.handles.lock().open.remove(&(queue.uid, start));
+            if from == 0 && (start > first || start == 0) {
+                // A whole file: Java fails on a last file without entries. Only the first one may
+                // be needed, because its name keeps the numbering.
+                if start == first {
+                    queue.state.lock().first_file = None;
+                }
+                self.handles.lock().forget(|key| *key == (queue.uid, start));
                 fs::remove_file(self.queue_dir(queue).join(files::name_of(start)))?;
             } else if self.has_data(&file, from)? {
                 files::zero(&file, from as u64, self.file_size as u64)?;
@@ -463,7 +460,7 @@ impl Queues {
         }
         drop(state);
         for start in gone {
-            self.handles.lock().open.remove(&(queue.uid, start));
+            self.handles.lock().forget(|key| *key == (queue.uid, start));
             ignore_absent(fs::remove_file(self.queue_dir(queue).join(files::name_of(start))))?;
         }
         Ok(())
@@ -474,28 +471,6 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
-}
-
-impl Handles {
-    fn get(&mut self, key: FileKey) -> Option<Arc<File>> {
-        self.tick += 1;
-        let (file, used) = self.open.get_mut(&key)?;
-        *used = self.tick;
-        Some(Arc::clone(file))
-    }
-
-    fn put(&mut self, key: FileKey, file: File) -> Arc<File> {
-        if self.open.len() >= HANDLES
-            && let Some(oldest) = self.open.iter().min_by_key(|(_, (_, used))| *used)
-        {
-            let oldest = *oldest.0;
-            self.open.remove(&oldest);
-        }
-        self.tick += 1;
-        let file = Arc::new(file);
-        self.open.insert(key, (Arc::clone(&file), self.tick));
-        file
     }
 }
 

@@ -103,14 +103,15 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Result<(i64, usize, bool), Cold> {
         let log_min = self.log().min();
-        let end = max.min(from + SCAN_ENTRIES.max(limit.max_messages as i64));
+        let max_messages = limit.max_messages.max(1);
+        let end = max.min(from + SCAN_ENTRIES.max(max_messages as i64));
         let mut block = [Entry::default(); BLOCK];
         let mut picks = [(0, 0); PICKS];
         let (mut in_picks, mut picked, mut bytes, mut messages) = (0, 0, 0, 0);
         let mut removed = false;
         let mut at = from;
-        'queue: while at < end && picked < limit.max_messages {
-            let wanted = (limit.max_messages - picked).clamp(16, BLOCK).min((end - at) as usize);
+        'queue: while at < end && picked < max_messages {
+            let wanted = (max_messages - picked).clamp(16, BLOCK).min((end - at) as usize);
             let found = match self.queues().entries(queue, at, &mut block[..wanted], wait) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Err(Cold),
@@ -126,7 +127,7 @@ impl Store {
                 break;
             }
             for entry in &block[..found] {
-                if picked == limit.max_messages {
+                if picked == max_messages {
                     break 'queue;
                 }
                 if entry.size == BLANK_SIZE || entry.physical_offset < log_min {

@@ -13,14 +13,13 @@ use std::io;
 use std::path::Path;
 
 use base::clock::{Clock, Stopwatch};
-use wire::properties::Known;
-use wire::record::{INNER_BATCH, Record};
 
-use crate::api::{Entry, OpenError, SCHEDULE_TOPIC, StoreConfig};
-use crate::batch_queue::{self, BatchEntry};
+use crate::api::{Entry, FlushMode, OpenError, StoreConfig, Wait};
+use crate::batch_queue;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
+use crate::dispatch;
 use crate::files::{self, Listed};
 use crate::index::Index;
 use crate::index_file::Shape;
@@ -42,33 +41,6 @@ pub(crate) struct Recovered {
     pub(crate) index: Option<Index>,
     pub(crate) deleted: DeletedTopics,
     pub(crate) checkpoint: Checkpoint,
-}
-
-/// The tag code of a queue entry: the tag's hash, or when a delayed message is due.
-pub(crate) fn tags_code(topic: &str, known: &Known<'_>, stored_ms: i64, levels: &[i64]) -> i64 {
-    if topic == SCHEDULE_TOPIC
-        && let Some(level) = known.delay.and_then(|text| text.parse::<usize>().ok())
-        && level > 0
-    {
-        let level_ms = levels.get(level.min(levels.len()) - 1).copied().unwrap_or(1000);
-        return stored_ms + level_ms;
-    }
-    known.tags_code()
-}
-
-/// Hands the Java hashes of all index keys of a message to `push`; `start` is the hash of
-/// `topic#`.
-pub(crate) fn each_key(known: &Known<'_>, start: i32, mut push: impl FnMut(i32)) {
-    use wire::text::hash_onto;
-    if let Some(key) = known.uniq_key {
-        push(hash_onto(start, key));
-    }
-    for key in known.keys.unwrap_or_default().split(' ').filter(|key| !key.is_empty()) {
-        push(hash_onto(start, key));
-    }
-    if let Some(tag) = known.tags {
-        push(hash_onto(hash_onto(start, "T#"), tag));
-    }
 }
 
 struct Recovery<'a> {
@@ -94,7 +66,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         &config.commit_log_dir,
         config.commit_log_file_size,
         config.ring_bytes,
-        config.flush == crate::api::FlushMode::Sync,
+        config.flush == FlushMode::Sync,
     )?;
     let crashed = lock_file::was_aborted(root);
     let checkpoint = Checkpoint::load(&root.join("checkpoint"));
@@ -210,13 +182,13 @@ impl Recovery<'_> {
                 continue;
             }
             let mut last = [Entry::BLANK];
-            self.queues.entries(&queue, next - 1, &mut last, crate::api::Wait::MayBlock)?;
+            self.queues.entries(&queue, next - 1, &mut last, Wait::MayBlock)?;
             if last[0].is_blank() || last[0].physical_offset < self.log.min() {
                 continue;
             }
             head.clear();
             let at = last[0].physical_offset;
-            self.log.read_file(at, 36, crate::api::Wait::MayBlock, &mut head);
+            self.log.read_file(at, 36, Wait::MayBlock, &mut head);
             if head.get(28..36) != Some(&at.to_be_bytes())
                 || head.get(20..28) != Some(&(next - 1).to_be_bytes())
             {
@@ -283,7 +255,7 @@ impl Recovery<'_> {
             let first = batches.first().map(|batch| batch.entry);
             batches.retain(|batch| batch.entry.physical_offset < cut);
             let last = batches.last().map(|batch| batch.entry);
-            (batch_state(batches), first, last)
+            (batch_queue::state_of(batches), first, last)
         } else {
             let files = files::list(path)?.unwrap_or_default();
             match files::common_size(&files)? {
@@ -328,11 +300,17 @@ impl Recovery<'_> {
                     last = LastRecord { start: at, timestamp_ms: record.store_timestamp() };
                     at += record.total_len() as i64;
                     self.records += 1;
-                    dispatch(self.config, &self.queues, &self.deleted, &record, self.now_ms);
+                    dispatch::to_queue(
+                        self.config,
+                        &self.queues,
+                        &self.deleted,
+                        &record,
+                        self.now_ms,
+                    );
                     if let Some(index) = &self.index
                         && index_from.is_some_and(|from| record.physical_offset() >= from)
                     {
-                        index_record(index, &record);
+                        dispatch::to_index(index, &record);
                     }
                     marker = None;
                 }
@@ -367,7 +345,7 @@ impl Recovery<'_> {
     fn finish(&mut self, from: i64, end: i64, last: LastRecord) -> io::Result<()> {
         for segment in self.log.detach_from(end + 1) {
             let mut head = [0; 8];
-            files::read_at(&segment.file, &mut head, 0, crate::api::Wait::MayBlock)?;
+            files::read_at(&segment.file, &mut head, 0, Wait::MayBlock)?;
             if head == [0; 8] {
                 fs::remove_file(&segment.path)?;
                 continue;
@@ -375,13 +353,13 @@ impl Recovery<'_> {
             let aside = self.config.root.join(format!("cut-{end}"));
             fs::create_dir_all(&aside)?;
             let name = segment.path.file_name().unwrap_or_default();
-            tracing::warn!(file = %segment.path.display(), end, "log file behind the end kept aside");
+            tracing::warn!(file = %segment.path.display(), end, "file behind the end kept aside");
             fs::rename(&segment.path, aside.join(name))?;
         }
         if let Some(segment) = self.log.segment_at(end) {
             let at = (end - segment.start) as u64;
             let mut head = [0; 8];
-            files::read_at(&segment.file, &mut head, at, crate::api::Wait::MayBlock)?;
+            files::read_at(&segment.file, &mut head, at, Wait::MayBlock)?;
             if self.crashed || head != [0; 8] {
                 // All of it: records of an older generation must not come back when the new ones
                 // happen to end at one of their borders.
@@ -419,17 +397,6 @@ impl Recovery<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// The state of a batch queue; `flushed` counts the batches on disk.
-fn batch_state(batches: Vec<BatchEntry>) -> State {
-    State {
-        min: batches.first().map_or(0, |batch| batch.base),
-        next: batches.last().map_or(0, BatchEntry::end),
-        flushed: batches.len() as i64,
-        batches: Some(batches),
-        ..State::default()
     }
 }
 
@@ -482,61 +449,4 @@ fn load_state(
         ..State::default()
     };
     Ok((state, first_entry, last_entry))
-}
-
-/// Puts a record into its queue where it is missing.
-fn dispatch(
-    config: &StoreConfig,
-    queues: &Queues,
-    deleted: &DeletedTopics,
-    record: &Record<'_>,
-    now_ms: i64,
-) {
-    let topic = record.topic();
-    if !record.is_visible() || record.physical_offset() < deleted.offset(topic) {
-        return;
-    }
-    let known = Known::scan(record.properties());
-    let tags_code = tags_code(topic, &known, record.store_timestamp(), &config.delay_levels_ms);
-    let queue = if record.sys_flag() & INNER_BATCH == 0 {
-        queues.find_or_create(topic, record.queue_id())
-    } else {
-        queues
-            .find(topic, record.queue_id())
-            .unwrap_or_else(|| queues.insert(topic, record.queue_id(), batch_state(Vec::new())))
-    };
-    let state = &mut *queue.state.lock();
-    if let Some(batches) = &mut state.batches {
-        if let Some(batch) = BatchEntry::of(record, tags_code)
-            && batch.base >= state.next
-        {
-            state.next = batch.end();
-            if batches.is_empty() {
-                state.min = batch.base;
-            }
-            batches.push(batch);
-        }
-        return;
-    }
-    let entry = Entry {
-        physical_offset: record.physical_offset(),
-        size: record.total_len() as i32,
-        tags_code,
-    };
-    if state.put_at(record.queue_offset(), entry) {
-        queues.list(&queue, state, now_ms);
-    } else if record.queue_offset() > state.next {
-        tracing::error!(topic, at = entry.physical_offset, "impossible queue offset, not shown");
-    }
-}
-
-fn index_record(index: &Index, record: &Record<'_>) {
-    use wire::record::{TRANSACTION_MASK, TRANSACTION_ROLLBACK};
-    if record.sys_flag() & TRANSACTION_MASK == TRANSACTION_ROLLBACK {
-        return;
-    }
-    let start = wire::text::hash_onto(wire::text::java_hash(record.topic()), "#");
-    each_key(&Known::scan(record.properties()), start, |hash| {
-        index.push(hash, record.physical_offset(), record.store_timestamp());
-    });
 }

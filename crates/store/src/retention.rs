@@ -121,8 +121,8 @@ mod tests {
         assert_eq!(min, 40);
         assert!(!files[9].path.exists() && files[10].path.exists());
         let queue_dir = dir.path().join("consumequeue/T/0");
-        assert!(!queue_dir.join(files::name_of(600)).exists());
-        assert!(queue_dir.join(files::name_of(700)).exists());
+        assert!(!queue_dir.join(files::name_of(700)).exists());
+        assert!(queue_dir.join(files::name_of(800)).exists());
         // A queue without messages keeps its numbering and its last file.
         let idle = store.queue("Idle", 0).unwrap();
         assert_eq!((idle.min_offset(), idle.next_offset()), (1, 1));

@@ -20,6 +20,7 @@ use crate::api::{AppendRefused, Appended, Entry, OpenError, Poisoned, StoreConfi
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
+use crate::dispatch;
 use crate::flusher::Flusher;
 use crate::index::Index;
 use crate::lock_file::{self, StoreLock};
@@ -250,7 +251,7 @@ impl Store {
         if visible {
             let size = (out.len() - before) as i32;
             let levels = &self.config.delay_levels_ms;
-            let tags_code = recovery::tags_code(queue.topic(), known, store_timestamp, levels);
+            let tags_code = dispatch::tags_code(queue.topic(), known, store_timestamp, levels);
             state.push(Entry { physical_offset, size, tags_code });
         }
         place
@@ -270,7 +271,7 @@ impl Store {
         let Some(index) = &self.index else { return false };
         let mut wake = false;
         if record.sys_flag & TRANSACTION_MASK != TRANSACTION_ROLLBACK {
-            recovery::each_key(known, queue.key_hash, |hash| {
+            dispatch::each_key(known, queue.key_hash, |hash| {
                 wake |= index.push(hash, place.physical_offset, place.store_timestamp);
             });
         }

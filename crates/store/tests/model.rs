@@ -25,6 +25,10 @@ enum Action {
     },
     /// A kill that takes everything derived with it.
     LoseDerived,
+    /// A power cut: the log keeps what was synced and `more` bytes of the rest.
+    PowerCut {
+        more: usize,
+    },
     Delete {
         topic: u8,
     },
@@ -40,6 +44,7 @@ fn action() -> impl Strategy<Value = Action> {
         12 => Just(Action::Commit),
         3 => any::<bool>().prop_map(|clean| Action::Reopen { clean }),
         1 => Just(Action::LoseDerived),
+        2 => (0..9000_usize).prop_map(|more| Action::PowerCut { more }),
         1 => (0..2_u8).prop_map(|topic| Action::Delete { topic }),
         2 => (0..20_000_u64).prop_map(|ms| Action::Pass { ms }),
     ]
@@ -49,11 +54,13 @@ fn name(queue: u8) -> (String, i32) {
     (format!("Topic{}", queue / 3), i32::from(queue % 3))
 }
 
-/// Bodies of every queue; what is not committed is apart.
+type Message = (Vec<u8>, i64);
+
+/// Bodies and ends in the log of every queue's messages; what is not committed is apart.
 #[derive(Default)]
 struct Model {
-    queues: BTreeMap<(String, i32), Vec<Vec<u8>>>,
-    pending: Vec<((String, i32), Vec<u8>)>,
+    queues: BTreeMap<(String, i32), Vec<Message>>,
+    pending: Vec<((String, i32), Message)>,
 }
 
 impl Model {
@@ -80,7 +87,7 @@ fn compare(store: &Store, model: &Model) {
         assert_eq!(bounds, (0, wanted.len() as i64), "{topic} {id}");
         let found = contents(store, &queue);
         let wanted: Vec<_> =
-            wanted.iter().enumerate().map(|(n, b)| (n as i64, b.clone())).collect();
+            wanted.iter().enumerate().map(|(n, (body, _))| (n as i64, body.clone())).collect();
         assert!(found == wanted, "{topic} {id} differs");
     }
 }
@@ -97,8 +104,9 @@ fn run(actions: &[Action]) {
                 let body = vec![step as u8; *len];
                 let handle = store.queue_or_create(&topic, id);
                 let text = format!("KEYS\u{1}k{step}\u{2}");
-                let place = append(&store, &handle, &body, &text).expect("append").place;
-                model.pending.push(((topic, id), body));
+                let appended = append(&store, &handle, &body, &text).expect("append");
+                let place = appended.place;
+                model.pending.push(((topic, id), (body, appended.end)));
                 let queue = name(*queue);
                 let before = model.queues.get(&queue).map_or(0, Vec::len)
                     + model.pending.iter().filter(|p| p.0 == queue).count();
@@ -126,6 +134,17 @@ fn run(actions: &[Action]) {
                 }
                 store = open(config(dir.path()), &clock);
             }
+            Action::PowerCut { more } => {
+                store.abandon();
+                let marks = store.watermarks();
+                let kept = (marks.flushed + *more as i64).min(marks.written);
+                cut_log(dir.path(), kept);
+                model.pending.clear();
+                for messages in model.queues.values_mut() {
+                    messages.retain(|(_, end)| *end <= kept);
+                }
+                store = open(config(dir.path()), &clock);
+            }
             Action::Delete { topic } => {
                 let topic = format!("Topic{topic}");
                 store.delete_topic(&topic).expect("delete");
@@ -146,14 +165,33 @@ fn run(actions: &[Action]) {
     compare_after_close(dir.path(), &clock, model);
 }
 
+/// Zeroes the log from `kept` on.
+fn cut_log(root: &Path, kept: i64) {
+    for entry in std::fs::read_dir(root.join("commitlog")).expect("dir") {
+        let path = entry.expect("entry").path();
+        let start: i64 = path.file_name().unwrap().to_str().unwrap().parse().expect("name");
+        let mut bytes = std::fs::read(&path).expect("read");
+        let from = (kept - start).clamp(0, bytes.len() as i64) as usize;
+        bytes[from..].fill(0);
+        std::fs::write(&path, bytes).expect("write");
+    }
+}
+
 fn compare_after_close(root: &Path, clock: &Clock, mut model: Model) {
     model.commit();
     let store = open(config(root), clock);
     compare(&store, &model);
 }
 
+/// 32 cases, or as many as PROPTEST_CASES says.
+fn cases() -> ProptestConfig {
+    let wanted = std::env::var_os("PROPTEST_CASES").is_some();
+    let default = ProptestConfig::default();
+    if wanted { default } else { ProptestConfig { cases: 32, ..default } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
     #[test]
     fn the_store_is_its_model(actions in proptest::collection::vec(action(), 1..160)) {
         run(&actions);

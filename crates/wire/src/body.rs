@@ -198,8 +198,10 @@ bodies! {
         data_version: DataVersion = "dataVersion", DataVersion::default();
         mapping_data_version: DataVersion = "mappingDataVersion", DataVersion::default();
         topic_config_table: BTreeMap<String, TopicConfig> = "topicConfigTable", BTreeMap::new();
-        topic_queue_mapping_detail_map: BTreeMap<String, Value> = "topicQueueMappingDetailMap", BTreeMap::new();
-        topic_queue_mapping_info_map: BTreeMap<String, Value> = "topicQueueMappingInfoMap", BTreeMap::new();
+        topic_queue_mapping_detail_map: BTreeMap<String, Value> =
+            "topicQueueMappingDetailMap", BTreeMap::new();
+        topic_queue_mapping_info_map: BTreeMap<String, Value> =
+            "topicQueueMappingInfoMap", BTreeMap::new();
     }
     /// Body of 103.
     RegisterBrokerBody {

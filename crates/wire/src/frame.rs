@@ -1,6 +1,7 @@
 //! The frame around every command: total length, header word, header, body.
 
-/// Largest value of the total length field that is accepted. Java: `com.rocketmq.remoting.frameMaxLength`.
+/// Largest value of the total length field that is accepted. Java:
+/// `com.rocketmq.remoting.frameMaxLength`.
 pub const MAX_FRAME: usize = 16 * 1024 * 1024;
 
 /// Bytes in front of the header: total length and header word.

@@ -663,7 +663,8 @@ mod tests {
     #[test]
     fn odd_clients_are_understood() {
         let mut scratch = Scratch::default();
-        let text = "{\"code\":310,\"extFields\":{\"e\":3,\"k\":false,\"n\":null,\"i\":\"A\\u0001b\\u0002\",\
+        let text = "{\"code\":310,\"extFields\":{\"e\":3,\"k\":false,\"n\":null,\
+                    \"i\":\"A\\u0001b\\u0002\",\
                     \"x\":{\"y\":[1,\"}\"]}},\"flag\":0,\"language\":\"KLINGON\",\"opaque\":\"7\",\
                     \"zzz\":[1,{}],\"remark\":null}\n";
         let header = decode(text, &mut scratch).expect("header");

@@ -152,7 +152,8 @@ func sendNumbers(p rocketmq.Producer, topic string, from, to int) {
 
 // read returns everything that a queue holds. A pull at the end would be held by the broker, so
 // the end is asked for first.
-func (c *testCase) read(p rocketmq.PullConsumer, q *primitive.MessageQueue) []*primitive.MessageExt {
+func (c *testCase) read(p rocketmq.PullConsumer,
+	q *primitive.MessageQueue) []*primitive.MessageExt {
 	end := c.server.offset(maxOffset, q.Topic, q.QueueId, nil)
 	var found []*primitive.MessageExt
 	for at := int64(0); at < end; {
@@ -213,7 +214,8 @@ func (b *inbox) add(messages ...*primitive.MessageExt) {
 	}
 }
 
-func (b *inbox) accept(_ context.Context, m ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+func (b *inbox) accept(_ context.Context,
+	m ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
 	b.add(m...)
 	return consumer.ConsumeSuccess, nil
 }

@@ -45,7 +45,16 @@ def producer(limit=None):
 
 
 def send(p, m):
-    r = p.send_sync(m)
+    end = time.monotonic() + 10
+    while True:
+        try:
+            r = p.send_sync(m)
+            break
+        except Exception as e:
+            # The core gives up at once when another thread of it is just asking for the route.
+            if "No route info" not in str(e) or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
     equal("status", SendStatus.OK, r.status)
     return r
 
@@ -117,11 +126,16 @@ def read_all(to, queues, count):
     """Everything that a topic holds, once there is as much as expected."""
     until("%d messages in %s" % (count, to), 10, lambda: server.stored(to, queues) >= count)
     equal("messages in " + to, count, server.stored(to, queues))
+    return read_at_least(to, queues, count)
+
+
+def read_at_least(to, queues, count):
+    until("%d messages in %s" % (count, to), 10, lambda: server.stored(to, queues) >= count)
     c = PullConsumer(name + "-puller")
     c.set_namesrv_addr(server.NAMESRV)
     c.start()
     found = [Got(m) for m in c.pull(to)]
-    equal("messages read", count, len(found))
+    check(len(found) >= count, "read %d messages of %d" % (len(found), count))
     return found
 
 
@@ -146,15 +160,24 @@ def send_async():
     t = topic(4)
     p = producer()
     done = threading.Semaphore(0)
-    results, failures = [], []
-    for i in range(30):
-        p.send_async(message(t, str(i)), lambda r: (results.append(r), done.release()),
-                     lambda e: (failures.append(e), done.release()))
-    for _ in range(30):
-        check(done.acquire(timeout=10), "callbacks missing")
-    equal("failures", [], failures)
+    results, failed = [], []
+    # Kept until the end, because the package frees a message that nobody refers to.
+    todo = [message(t, str(i)) for i in range(30)]
+    messages = list(todo)
+
+    def failure(m):
+        return lambda e: (failed.append(m), done.release())
+    # The core tries an asynchronous send once: a failure of its own is for the caller to repeat.
+    for _ in range(3):
+        for m in todo:
+            p.send_async(m, lambda r: (results.append(r), done.release()), failure(m))
+        for _ in todo:
+            check(done.acquire(timeout=10), "callbacks missing")
+        todo, failed = list(failed), []
+    equal("messages that failed three times", [], todo)
     equal("different ids", 30, len({r.msg_id for r in results}))
-    equal("bodies", numbers(0, 30), sorted(m.body.decode() for m in read_all(t, 4, 30)))
+    bodies = {m.body.decode() for m in read_at_least(t, 4, len(messages))}
+    equal("bodies", numbers(0, 30), sorted(bodies))
 
 
 def send_oneway():
@@ -460,19 +483,17 @@ def rebalance_with_crash():
     victim.wait(10)
     reader.join(5)
     wanted = set(numbers(0, sent))
-    got = lambda: set(one.bodies()) | set(two.bodies()) | set(crashed)
-    try:
-        until("all %d messages consumed" % sent, 40, lambda: wanted <= got())
-    except Wrong:
-        raise Wrong("missing %s" % sorted(wanted - got(), key=int))
+    until("all %d messages consumed" % sent, 40,
+          lambda: wanted <= set(one.bodies()) | set(two.bodies()) | set(crashed))
 
 
 def victim(of):
     """A consumer in a process of its own, which tells what it has got until it is killed."""
     global name
     name = of
-    # Told before it is acknowledged: what is not told must come to somebody else.
-    push(None, of, instance="victim", callback=lambda m: print("got " + m.body.decode(), flush=True))
+    # Told before it is acknowledged: what is not told must come to somebody else. One write for
+    # a line, because the core calls from several threads.
+    push(None, of, instance="victim", callback=lambda m: os.write(1, b"got %s\n" % m.body))
     # An end of its own, in case nobody kills it.
     time.sleep(120)
 
@@ -492,7 +513,8 @@ def push_orderly_restart():
             while True:
                 # A try that failed may have stored the message all the same.
                 try:
-                    if p.send_orderly(message(t, "%d %d" % (key, step)), key).status == SendStatus.OK:
+                    r = p.send_orderly(message(t, "%d %d" % (key, step)), key)
+                    if r.status == SendStatus.OK:
                         break
                 except Exception as e:
                     check(time.monotonic() < end, "still not accepted: %r" % e)

@@ -1,5 +1,6 @@
 //! 307 and 309: an operator's question that a consumer answers. The broker passes bodies on
-//! untouched, since clients of other languages write JSON of their own. Java: `AdminBrokerProcessor`.
+//! untouched, since clients of other languages write JSON of their own. Java:
+//! `AdminBrokerProcessor`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
