@@ -303,7 +303,9 @@ fn a_cold_page_is_reported_not_waited_for() {
     // Some file systems cannot tell; then the answer is simply there.
     if cold.cold {
         assert_eq!((cold.messages, cold.bytes, cold.next), (0, 0, 0));
-        assert_eq!(store.at(0, Wait::OnlyCached, &mut Vec::new()), store::At::Cold);
+        // The kernel may have begun to read ahead, so only these two are possible.
+        let at = store.at(0, Wait::OnlyCached, &mut Vec::new());
+        assert!(matches!(at, store::At::Cold | store::At::Found), "{at:?}");
     }
     let found = get(Wait::MayBlock);
     assert_eq!((found.status, found.messages, found.next), (FetchStatus::Found, 20, 20));
