@@ -1,4 +1,289 @@
-//! Placeholder until the benchmark module lands.
-pub(crate) fn vs_java(_quick: bool) -> anyhow::Result<()> {
-    anyhow::bail!("not there yet")
+//! `cargo xtask bench --vs-java`: us and the original in turns, A-B-B-A, a fresh store each time,
+//! never both alive; medians of pairwise ratios go to docs/performance.md.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How a row is judged.
+#[derive(Clone, Copy)]
+enum Target {
+    /// Ours divided by Java's, at least.
+    AtLeast(f64),
+    /// Ours divided by Java's, at most.
+    AtMost(f64),
+    /// Our own figure, at most.
+    OwnAtMost(f64),
+    /// Our own figure, at least.
+    OwnAtLeast(f64),
+}
+
+/// Key of the measurement, what it is, unit, and what is to be reached.
+const ROWS: [(&str, &str, &str, Target); 11] = [
+    ("pipelined", "SEND 1 KiB, 16 connections x 32 in flight", "msg/s", Target::AtLeast(5.0)),
+    ("sync16", "SEND 1 KiB, 16 connections x 1", "msg/s", Target::AtLeast(3.5)),
+    ("sync1_p50", "SEND 1 KiB, 1 connection, p50", "us", Target::AtMost(0.5)),
+    ("batch", "batches of 32 x 100 B, 16 x 8", "msg/s", Target::AtLeast(2.0)),
+    ("pull", "catch-up pull, 4 queues", "msg/s", Target::AtLeast(2.0)),
+    ("e2e_p50", "send to receive at 2,000/s, p50", "us", Target::AtMost(0.2)),
+    ("cpu", "CPU per message, pipelined", "us", Target::AtMost(1.0 / 7.0)),
+    ("switches", "context switches per message, 16 x 1", "", Target::OwnAtMost(0.5)),
+    ("start_ms", "start to first accepted message", "ms", Target::AtMost(1.0 / 20.0)),
+    ("rss_mb", "resident memory when idle", "MB", Target::OwnAtMost(40.0)),
+    ("queues", "rate with 4,000 queues to that with 4", "", Target::OwnAtLeast(0.8)),
+];
+
+type Figures = BTreeMap<&'static str, f64>;
+
+/// A server of either kind, by the same commands.
+struct Server {
+    script: PathBuf,
+    home: PathBuf,
+    broker: u16,
+    java: bool,
+    started_ms: f64,
+}
+
+impl Server {
+    fn start(root: &Path, java: bool) -> Result<Server> {
+        let script = if java { "reference/reference.sh" } else { "apogee.sh" };
+        let script = root.join("tests/conformance").join(script);
+        let home = std::env::temp_dir().join(format!("apogee-bench-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&home); // of an earlier session
+        std::fs::create_dir_all(&home)?;
+        let conf = home.join("extra.properties");
+        // 5.5.0 keeps a core busy for nothing without the first two.
+        std::fs::write(
+            &conf,
+            "transactionOpBatchInterval=2000000000\ntransactionOpMsgMaxSize=1\n\
+             flushDiskType=ASYNC_FLUSH\n",
+        )?;
+        let (ns, broker) = (free_port()?, free_port()?);
+        #[allow(clippy::disallowed_methods)] // measures
+        let started = Instant::now();
+        let mut command = Command::new(&script);
+        command.arg("start").arg("--home").arg(&home).args(["--ns", &ns.to_string()]);
+        command.args(["--broker", &broker.to_string()]).arg("--conf").arg(&conf);
+        let status = command.stdout(Stdio::null()).status()?;
+        if !status.success() {
+            bail!("{} start ended with {status}", script.display());
+        }
+        let mut server = Server { script, home, broker, java, started_ms: 0.0 };
+        server.tool(root, &["topics", "--topic", "First"])?;
+        let once =
+            ["send", "--topic", "First", "--conns", "1", "--inflight", "1", "--seconds", "0"];
+        server.tool(root, &once)?;
+        server.started_ms = started.elapsed().as_secs_f64() * 1000.0;
+        Ok(server)
+    }
+
+    /// Process of the broker: the one that listens on its port.
+    fn pid(&self) -> Result<u32> {
+        let name = if self.java { "broker-a.pid" } else { "pid" };
+        for candidate in [name, "broker.pid", "pid"] {
+            if let Ok(text) = std::fs::read_to_string(self.home.join(candidate)) {
+                return Ok(text.trim().parse()?);
+            }
+        }
+        bail!("no pid file in {}", self.home.display())
+    }
+
+    /// Runs the load tool and returns its line.
+    fn tool(&self, root: &Path, arguments: &[&str]) -> Result<String> {
+        let address = format!("127.0.0.1:{}", self.broker);
+        let output = Command::new(tool_path(root))
+            .arg(arguments[0])
+            .args(["--addr", &address])
+            .args(&arguments[1..])
+            .stderr(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            bail!("bench {} failed", arguments.join(" "));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut stop = Command::new(&self.script);
+        let _ = stop.arg("stop").arg("--home").arg(&self.home).status(); // best effort
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
+fn tool_path(root: &Path) -> PathBuf {
+    target_dir(root).join("release/bench")
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A number of the tool's JSON line.
+fn number(line: &str, name: &str) -> Result<f64> {
+    let found = line.split(&format!("\"{name}\":")).nth(1);
+    let text = found.and_then(|rest| rest.split([',', '}']).next());
+    text.and_then(|text| text.parse().ok()).with_context(|| format!("no {name} in {line}"))
+}
+
+fn resident_mb(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    Ok(kib.context("no VmRSS")? / 1024.0)
+}
+
+/// Everything that is measured on one fresh server.
+fn session(root: &Path, java: bool, quick: bool) -> Result<Figures> {
+    let server = Server::start(root, java)?;
+    let pid_number = server.pid()?;
+    let pid = pid_number.to_string();
+    std::thread::sleep(Duration::from_secs(3)); // idle is what is measured next
+    let mut figures = Figures::new();
+    figures.insert("start_ms", server.started_ms);
+    figures.insert("rss_mb", resident_mb(pid_number)?);
+    let seconds = if quick { "3" } else { "6" };
+    server.tool(root, &["topics", "--topic", "Bench"])?;
+    server.tool(root, &["topics", "--topic", "E2e"])?;
+    let send = |extra: &[&str]| -> Result<String> {
+        let mut arguments = vec!["send", "--pid", &pid, "--seconds", seconds];
+        arguments.extend_from_slice(extra);
+        server.tool(root, &arguments)
+    };
+    if java {
+        // The virtual machine compiles what it runs often: the same operations, unmeasured.
+        let warm = if quick { "8" } else { "15" };
+        for inflight in ["32", "1"] {
+            server.tool(root, &["send", "--seconds", warm, "--inflight", inflight])?;
+        }
+        server.tool(root, &["pull", "--limit", "200000"])?;
+    }
+    let line = send(&["--inflight", "32"])?;
+    figures.insert("pipelined", number(&line, "per_second")?);
+    figures.insert("cpu", number(&line, "cpu_us")?);
+    let line = send(&["--inflight", "1"])?;
+    figures.insert("sync16", number(&line, "per_second")?);
+    figures.insert("switches", number(&line, "switches")?);
+    let line = send(&["--conns", "1", "--inflight", "1"])?;
+    figures.insert("sync1_p50", number(&line, "p50_us")?);
+    let line = send(&["--inflight", "8", "--size", "100", "--batch", "32"])?;
+    figures.insert("batch", number(&line, "per_second")?);
+    let line = server.tool(root, &["pull", "--limit", "600000"])?;
+    figures.insert("pull", number(&line, "per_second")?);
+    let line = server.tool(root, &["e2e", "--seconds", seconds])?;
+    figures.insert("e2e_p50", number(&line, "p50_us")?);
+    if !java {
+        server.tool(root, &["topics", "--topic", "Many", "--topics", "500", "--queues", "8"])?;
+        let many = ["--inflight", "32", "--topic", "Many", "--topics", "500", "--queues", "8"];
+        let many = number(&send(&many)?, "per_second")?;
+        let few = number(&send(&["--inflight", "32"])?, "per_second")?;
+        figures.insert("queues", many / few);
+    }
+    Ok(figures)
+}
+
+/// Runs the comparison and writes the table.
+pub(crate) fn vs_java(quick: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
+    crate::suites::build_release()?;
+    let status = Command::new("cargo")
+        .args(["build", "--release", "--quiet", "-p", "bench"])
+        .current_dir(root)
+        .status()?;
+    if !status.success() {
+        bail!("the load tool does not build");
+    }
+    let rounds = if quick { 1 } else { 2 };
+    let (mut ours, mut javas) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        for (step, java) in [false, true, true, false].into_iter().enumerate() {
+            let name = if java { "Java" } else { "Apogee" };
+            println!("round {} of {rounds}, step {}: {name}", round + 1, step + 1);
+            let figures = session(root, java, quick)?;
+            println!("  {figures:.1?}");
+            if java { javas.push(figures) } else { ours.push(figures) }
+        }
+    }
+    let table = table(&ours, &javas);
+    println!("\n{table}");
+    std::fs::write(root.join("docs/performance.md"), document(&table, ours.len()))?;
+    Ok(())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        len if len % 2 == 1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}
+
+fn table(ours: &[Figures], javas: &[Figures]) -> String {
+    let mut text = String::from(
+        "| What | Apogee | Java | ratio (lowest, highest) | to reach | reached |\n\
+         |---|---|---|---|---|---|\n",
+    );
+    for (key, what, unit, target) in ROWS {
+        let all = |side: &[Figures]| -> Vec<f64> {
+            side.iter().filter_map(|figures| figures.get(key).copied()).collect()
+        };
+        let (mut own, mut java) = (all(ours), all(javas));
+        let mut ratios: Vec<f64> = own.iter().zip(&java).map(|(own, java)| own / java).collect();
+        let (own, java, ratio) = (median(&mut own), median(&mut java), median(&mut ratios));
+        let (reached, wanted) = match target {
+            Target::AtLeast(limit) => (ratio >= limit, format!(">= {limit:.1}x")),
+            Target::AtMost(limit) => (ratio <= limit, format!("<= {limit:.2}x")),
+            Target::OwnAtMost(limit) => (own <= limit, format!("<= {limit} {unit}")),
+            Target::OwnAtLeast(limit) => (own >= limit, format!(">= {limit}")),
+        };
+        let spread = match (ratios.first(), ratios.last()) {
+            (Some(low), Some(high)) => format!("{ratio:.3} ({low:.3}, {high:.3})"),
+            _ => "-".to_owned(),
+        };
+        let shown = |value: f64| match value {
+            value if value.is_nan() => "-".to_owned(),
+            value if value >= 1000.0 => format!("{value:.0} {unit}"),
+            value => format!("{value:.2} {unit}"),
+        };
+        let reached = if reached { "yes" } else { "**no**" };
+        let _ = writeln!(
+            text,
+            "| {what} | {} | {} | {spread} | {wanted} | {reached} |",
+            shown(own),
+            shown(java)
+        );
+    }
+    text
+}
+
+fn document(table: &str, pairs: usize) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find(|line| line.starts_with("model name")).unwrap_or("unknown");
+    let model = model.rsplit(": ").next().unwrap_or_default();
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let date = Command::new("date").arg("+%Y-%m-%d").output();
+    let date = date.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    format!(
+        "# Performance\n\n`cargo xtask bench --vs-java`, {}: {model}, {cores} cores, Linux {}. \
+         Apache RocketMQ 5.5.0 on OpenJDK 17 with\n1 GiB of heap, asynchronous flush on both \
+         sides, the load tool (`bench/`, one thread) on the same machine. Alternated\nA-B-B-A, a \
+         fresh store each time, never both alive, Java warmed with the same operations and with \
+         `transactionOpBatchInterval`\nraised, since 5.5.0 spins otherwise. Medians of {pairs} \
+         pairwise ratios.\n\n{table}\n",
+        date.unwrap_or_default(),
+        kernel.trim()
+    )
 }

@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("apogee", &["net", "broker", "namesrv", "store", "wire", "base"]),
     ("testkit", &["net", "wire", "base"]),
     ("xtask", &[]),
-    ("bench", &["wire", "base"]),
+    ("bench", &["net", "wire", "base"]),
 ];
 
 /// Request codes that servers send or that only the far side of a cluster uses: no row here.

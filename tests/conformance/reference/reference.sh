@@ -107,6 +107,7 @@ listenPort=$ns
 bindAddress=127.0.0.1
 C
   # transactionOp*: version 5.5.0 otherwise keeps one core busy after the first half message.
+  # waitTime*: a cold broker on a busy machine otherwise turns sends away after 200 ms in its queue.
   cat >"$home/broker.properties" <<C
 brokerClusterName=DefaultCluster
 brokerName=broker-a
@@ -125,6 +126,7 @@ autoCreateTopicEnable=true
 enablePropertyFilter=true
 transactionOpBatchInterval=2000000000
 transactionOpMsgMaxSize=1
+waitTimeMillsInSendQueue=10000
 C
   [ -z "$conf" ] || cat "$conf" >>"$home/broker.properties"
   launch namesrv "boot success" "-Xms64m -Xmx256m" \
