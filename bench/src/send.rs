@@ -188,13 +188,10 @@ fn open_loop(
     let mut sent = 0_u64;
     loop {
         let now = Instant::now();
-        while now < end {
-            let intended = start + Duration::from_nanos(sent * 1_000_000_000 / rate);
-            if intended > now {
-                break;
-            }
+        let due = |sent: u64| start + Duration::from_nanos(sent * 1_000_000_000 / rate);
+        while due(sent) <= now.min(end) {
             let conn = sent as usize % load.conns.len();
-            load.send(conn, intended);
+            load.send(conn, due(sent));
             load.conns[conn].flush()?;
             sent += 1;
         }
