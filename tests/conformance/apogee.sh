@@ -83,7 +83,7 @@ brokerIP2=127.0.0.1
 mappedFileSizeCommitLog=104857600
 diskMaxUsedSpaceRatio=95
 autoCreateTopicEnable=true
-enablePropertyFilter=true
+enablePropertyFilter=false
 C
       launch ;;
     stop) end TERM ;;
