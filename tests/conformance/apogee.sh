@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs our server with the commands that reference/reference.sh has for the original, so that the
 # runner and the client programs need not know which of the two they talk to.
-#   apogee.sh start --home DIR --ns PORT --broker PORT    returns when it accepts
+#   apogee.sh start --home DIR --ns PORT --broker PORT [--conf EXTRA_PROPERTIES]    returns when it accepts
 #   apogee.sh stop --home DIR                             SIGTERM, then waits
 #   apogee.sh kill --home DIR                             SIGKILL
 #   apogee.sh restart-broker --home DIR                   stop if it runs, start as before
@@ -53,11 +53,11 @@ end() { # signal
 }
 
 main() { # one function, read as a whole, so that editing the file does not disturb a run
-  local cmd=${1:-help} home="" ns="" broker=""
+  local cmd=${1:-help} home="" ns="" broker="" conf=""
   [ $# -eq 0 ] || shift
   while [ $# -gt 0 ]; do
     case $1 in
-      --home) home=$2 ;; --ns) ns=$2 ;; --broker) broker=$2 ;;
+      --home) home=$2 ;; --ns) ns=$2 ;; --broker) broker=$2 ;; --conf) conf=$2 ;;
       *) die "unknown option $1" ;;
     esac
     shift 2
@@ -85,6 +85,7 @@ diskMaxUsedSpaceRatio=95
 autoCreateTopicEnable=true
 enablePropertyFilter=false
 C
+      [ -z "$conf" ] || cat "$conf" >>"$home/broker.properties"
       launch ;;
     stop) end TERM ;;
     kill) end KILL ;;

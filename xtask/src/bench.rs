@@ -66,6 +66,7 @@ impl Server {
         #[allow(clippy::disallowed_methods)] // measures
         let started = Instant::now();
         let mut command = Command::new(&script);
+        command.env("APOGEE_BIN", crate::suites::release(root, "apogee"));
         command.arg("start").arg("--home").arg(&home).args(["--ns", &ns.to_string()]);
         command.args(["--broker", &broker.to_string()]).arg("--conf").arg(&conf);
         let status = command.stdout(Stdio::null()).status()?;
@@ -95,7 +96,7 @@ impl Server {
     /// Runs the load tool and returns its line.
     fn tool(&self, root: &Path, arguments: &[&str]) -> Result<String> {
         let address = format!("127.0.0.1:{}", self.broker);
-        let output = Command::new(tool_path(root))
+        let output = Command::new(crate::suites::release(root, "bench"))
             .arg(arguments[0])
             .args(["--addr", &address])
             .args(&arguments[1..])
@@ -114,14 +115,6 @@ impl Drop for Server {
         let _ = stop.arg("stop").arg("--home").arg(&self.home).status(); // best effort
         let _ = std::fs::remove_dir_all(&self.home);
     }
-}
-
-fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
-}
-
-fn tool_path(root: &Path) -> PathBuf {
-    target_dir(root).join("release/bench")
 }
 
 fn free_port() -> Result<u16> {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::suites;
+
 /// The server that the clients talk to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
@@ -157,6 +159,7 @@ fn run_client(
             "KILL_BROKER",
             [running.command_line("kill"), running.command_line("restart-broker")].join(" && "),
         )
+        .env("APOGEE_BIN", &running.program) // the two lines above start it
         .env("CLIENT_SECONDS", CLIENT_SECONDS.to_string())
         .env_remove("ONLY")
         .stdin(Stdio::null())
@@ -216,6 +219,7 @@ fn judge_end(
 /// A server that runs; it is stopped when this goes out of scope.
 struct Running {
     script: PathBuf,
+    program: PathBuf,
     home: PathBuf,
     namesrv: u16,
     broker: u16,
@@ -231,7 +235,8 @@ impl Running {
         let name = format!("apogee-conform-{}-{namesrv}", std::process::id());
         let home = std::env::temp_dir().join(name);
         // Made first, so that whatever a failed start leaves behind is stopped as well.
-        let running = Self { script, home, namesrv, broker };
+        let program = suites::release(&root.join("../.."), "apogee");
+        let running = Self { script, program, home, namesrv, broker };
         let status = running
             .command("start")
             .args(["--ns", &namesrv.to_string(), "--broker", &broker.to_string()])
@@ -245,6 +250,7 @@ impl Running {
 
     fn command(&self, what: &str) -> Command {
         let mut command = Command::new(&self.script);
+        command.env("APOGEE_BIN", &self.program);
         command.arg(what).arg("--home").arg(&self.home).stdin(Stdio::null());
         command
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the suites in order, a table, and the closing line that CI counts.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -59,6 +60,12 @@ fn report(suites: &[Suite]) -> Result<()> {
         bail!("{failed} failed");
     }
     Ok(())
+}
+
+/// Where cargo puts a program of the release build.
+pub(crate) fn release(root: &Path, program: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR");
+    target.map_or_else(|| root.join("target"), PathBuf::from).join("release").join(program)
 }
 
 /// Builds the binary that users run.

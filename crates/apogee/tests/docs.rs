@@ -8,8 +8,8 @@ use namesrv::NamesrvConfig;
 #[test]
 fn every_configuration_key_is_documented() -> Result<()> {
     let text = format!(
-        "# Configuration\n\nJava properties files. Made from the tables in the code; a test keeps it \
-         so.\n\n{}\n{}",
+        "# Configuration\n\nJava properties files. Made from the tables in the code; a test keeps \
+         it so.\n\n{}\n{}",
         BrokerConfig::markdown("Broker"),
         NamesrvConfig::markdown("Name server")
     );

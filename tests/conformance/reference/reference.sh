@@ -58,6 +58,8 @@ launch() { # part marker heap-options main arguments...: returns once the marker
   shift 3
   alive "$part" >/dev/null && die "$part runs already in $home"
   mkdir -p "$home/$part"
+  # Made here: the process in the background may not have opened it when it is first looked into.
+  : >"$log"
   # shellcheck disable=SC2086  # heap holds several options
   ROCKETMQ_HOME=$home/$part setsid "$java" "${open_jdk[@]}" $heap "-Duser.home=$home/$part" \
     "-Drmq.logback.configurationFile=rmq.$part.logback.xml" -cp "$lib/*" "$@" \
