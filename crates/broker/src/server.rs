@@ -93,6 +93,11 @@ impl BrokerServer {
         self.handle.connections()
     }
 
+    /// System calls of the loops since the start: waits, reads and writes of sockets.
+    pub fn system_calls(&self) -> u64 {
+        self.handle.system_calls()
+    }
+
     /// Whether it still serves; false after an error that forbids every acknowledgement.
     pub fn is_alive(&self) -> bool {
         self.handle.is_alive()

@@ -7,14 +7,13 @@ use wire::frame;
 
 use crate::peer::Peer;
 
-/// Capacity that an idle connection may keep for its output.
-const KEEP_OUTPUT: usize = 64 * 1024;
+/// Capacity that an idle connection may keep for its input, and for its output.
+const KEEP: usize = 64 * 1024;
 
 pub(crate) struct Conn {
     pub(crate) socket: mio::net::TcpStream,
     pub(crate) peer: Arc<Peer>,
-    /// Start of a frame that is not whole yet.
-    partial: Vec<u8>,
+    input: Input,
     pub(crate) out: Vec<u8>,
     written: usize,
     pub(crate) active_ms: i64,
@@ -43,7 +42,7 @@ impl Conn {
         Conn {
             socket,
             peer,
-            partial: Vec::new(),
+            input: Input::default(),
             out: Vec::new(),
             written: 0,
             active_ms: now_ms,
@@ -68,57 +67,40 @@ impl Conn {
         max_frame: usize,
         each: &mut dyn FnMut(frame::Frame<'_>, &mut Vec<u8>) -> bool,
     ) -> Result<Got, ReadError> {
-        let wanted = frame::needed(&self.partial).unwrap_or(0).saturating_sub(self.partial.len());
-        let got = if wanted > buffer.len() {
+        let wanted = self.input.wanted();
+        if wanted > buffer.len() {
             // A large frame: read the rest of it in place instead of in many small copies.
-            self.read_large(wanted)?
-        } else {
-            match self.socket.read(buffer) {
-                Ok(0) => return Ok(Got::End),
-                Ok(len) => {
-                    self.take(&buffer[..len], max_frame, each)?;
-                    return Ok(if len == buffer.len() { Got::More } else { Got::Drained });
-                }
-                Err(error) => return would_block(error),
-            }
-        };
-        if frame::needed(&self.partial).is_some_and(|needed| needed <= self.partial.len()) {
-            self.take(&[], max_frame, each)?;
+            return self.read_large(wanted, max_frame, each);
         }
-        Ok(got)
-    }
-
-    fn read_large(&mut self, wanted: usize) -> Result<Got, ReadError> {
-        let start = self.partial.len();
-        self.partial.resize(start + wanted, 0);
-        let read = self.socket.read(&mut self.partial[start..]);
-        self.partial.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
+        match self.socket.read(buffer) {
             Ok(0) => Ok(Got::End),
-            Ok(_) => Ok(Got::More),
+            Ok(len) => {
+                self.input.take(&buffer[..len], max_frame, &mut self.out, each)?;
+                Ok(if len == buffer.len() { Got::More } else { Got::Drained })
+            }
             Err(error) => would_block(error),
         }
     }
 
-    fn take(
+    fn read_large(
         &mut self,
-        bytes: &[u8],
+        wanted: usize,
         max_frame: usize,
         each: &mut dyn FnMut(frame::Frame<'_>, &mut Vec<u8>) -> bool,
-    ) -> Result<(), ReadError> {
-        if self.partial.is_empty() {
-            let used = frames(bytes, max_frame, &mut self.out, each)?;
-            self.partial.extend_from_slice(&bytes[used..]);
-        } else {
-            self.partial.extend_from_slice(bytes);
-            let used = frames(&self.partial, max_frame, &mut self.out, each)?;
-            self.partial.drain(..used);
-            if self.partial.is_empty() && self.partial.capacity() > KEEP_OUTPUT {
-                self.partial = Vec::new();
+    ) -> Result<Got, ReadError> {
+        let partial = &mut self.input.partial;
+        let start = partial.len();
+        partial.resize(start + wanted, 0);
+        let read = self.socket.read(&mut partial[start..]);
+        partial.truncate(start + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => Ok(Got::End),
+            Ok(_) => {
+                self.input.take(&[], max_frame, &mut self.out, each)?;
+                Ok(Got::More)
             }
+            Err(error) => would_block(error),
         }
-        // The length is known to be legal here, so that the rest may be waited for.
-        Ok(())
     }
 
     /// Writes what the socket takes. `Ok(false)`: some is left until the socket is writable.
@@ -134,10 +116,51 @@ impl Conn {
         }
         self.out.clear();
         self.written = 0;
-        if self.out.capacity() > KEEP_OUTPUT {
-            self.out.shrink_to(KEEP_OUTPUT);
+        if self.out.capacity() > KEEP {
+            self.out.shrink_to(KEEP);
         }
         Ok(true)
+    }
+}
+
+/// What was read and is not a whole frame yet.
+#[derive(Default)]
+struct Input {
+    partial: Vec<u8>,
+}
+
+impl Input {
+    /// Bytes that the unfinished frame lacks; 0 while there is none or its length is not known.
+    fn wanted(&self) -> usize {
+        frame::needed(&self.partial).unwrap_or(0).saturating_sub(self.partial.len())
+    }
+
+    /// Hands every whole frame to `each`, straight from `bytes` where it lies there in one piece.
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        max_frame: usize,
+        out: &mut Vec<u8>,
+        each: &mut dyn FnMut(frame::Frame<'_>, &mut Vec<u8>) -> bool,
+    ) -> Result<(), ReadError> {
+        let mut rest = bytes;
+        while !self.partial.is_empty() {
+            // The prefix first: it tells how long the frame is, and whether that is legal.
+            let goal = frame::needed(&self.partial).unwrap_or(0).max(frame::PREFIX);
+            let (lacking, later) =
+                rest.split_at(goal.saturating_sub(self.partial.len()).min(rest.len()));
+            self.partial.extend_from_slice(lacking);
+            rest = later;
+            if frames(&self.partial, max_frame, out, each)? > 0 {
+                self.partial.clear();
+                self.partial.shrink_to(KEEP);
+            } else if rest.is_empty() {
+                return Ok(());
+            }
+        }
+        let used = frames(rest, max_frame, out, each)?;
+        self.partial.extend_from_slice(&rest[used..]);
+        Ok(())
     }
 }
 
@@ -175,4 +198,54 @@ pub(crate) enum ReadError {
     /// The reason is already logged.
     #[error("refused")]
     Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames of many lengths, the empty one included, as one stream.
+    fn stream() -> (Vec<u8>, Vec<usize>) {
+        let lengths = [0, 1, 7, 300, 0, 5000, 2, 70_000, 3];
+        let mut bytes = Vec::new();
+        for len in lengths {
+            let start = frame::begin(&mut bytes);
+            let header_end = bytes.len();
+            bytes.resize(header_end + len, 7);
+            frame::end(&mut bytes, start, header_end, frame::Serialize::Json);
+        }
+        (bytes, lengths.to_vec())
+    }
+
+    #[test]
+    fn frames_come_whole_however_the_stream_is_cut() {
+        let (bytes, lengths) = stream();
+        for step in [1, 2, 3, 5, 8, 13, 100, 4096, 65_536, bytes.len()] {
+            let (mut input, mut got) = (Input::default(), Vec::new());
+            for piece in bytes.chunks(step) {
+                let mut each = |frame: frame::Frame<'_>, _: &mut Vec<u8>| {
+                    got.push(frame.body.len());
+                    true
+                };
+                let taken = input.take(piece, frame::MAX_FRAME, &mut Vec::new(), &mut each);
+                assert!(taken.is_ok(), "pieces of {step}");
+            }
+            assert_eq!(got, lengths, "pieces of {step}");
+            assert!(input.partial.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_illegal_length_ends_it_as_soon_as_it_is_seen() {
+        for step in [1, 3, 4, 8] {
+            let mut input = Input::default();
+            let bytes = [0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+            let mut each = |_: frame::Frame<'_>, _: &mut Vec<u8>| true;
+            let mut pieces = bytes
+                .chunks(step)
+                .map(|piece| input.take(piece, frame::MAX_FRAME, &mut Vec::new(), &mut each));
+            assert!(pieces.any(|taken| matches!(taken, Err(ReadError::Frame(_)))), "{step}");
+            assert!(input.partial.len() <= bytes.len());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The far end of a connection, as everybody but its own loop sees it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::ThreadId;
 
@@ -23,6 +23,8 @@ pub(crate) struct Mailbox {
     waker: mio::Waker,
     owner: OnceLock<ThreadId>,
     pub(crate) stop: AtomicBool,
+    /// System calls of the loop: waits, reads and writes. Written by the owner alone.
+    pub(crate) calls: AtomicU64,
 }
 
 impl Mailbox {
@@ -32,11 +34,17 @@ impl Mailbox {
             waker,
             owner: OnceLock::new(),
             stop: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn own(&self) {
         let _ = self.owner.set(std::thread::current().id());
+    }
+
+    /// Counts system calls of the owner; no read-modify-write, since nobody else writes.
+    pub(crate) fn count_calls(&self, calls: u64) {
+        self.calls.store(self.calls.load(Ordering::Relaxed) + calls, Ordering::Relaxed);
     }
 
     pub(crate) fn push(&self, mail: Mail) {

@@ -162,6 +162,11 @@ impl Handle {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// System calls of the loops since the start: waits that may sleep, reads and writes.
+    pub fn system_calls(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.calls.load(Ordering::Relaxed)).sum()
+    }
+
     /// Something that gives the loops a turn from any thread.
     pub fn waker(&self) -> impl Fn() + Send + Sync + Clone + 'static {
         let mailboxes = self.mailboxes.clone();
@@ -227,6 +232,7 @@ impl<S: Service> Loop<S> {
                 }
             };
             self.core.now_ms = self.core.clock.now_ms();
+            self.core.mailbox.count_calls(1);
             self.core.sort_events(&events);
             self.take_mail();
             self.read_ready(&mut buffer);
@@ -304,6 +310,8 @@ impl<S: Service> Loop<S> {
                     if BAD_FRAMES.pass(self.core.now_ms).is_some() {
                         tracing::warn!(%error, "cannot accept a connection");
                     }
+                    // No event tells of those that wait already: look again in the next turn.
+                    self.core.accepting = true;
                     return;
                 }
             };
@@ -358,6 +366,7 @@ impl<S: Service> Loop<S> {
 
     fn read_ready(&mut self, buffer: &mut [u8]) {
         let mut ready = std::mem::take(&mut self.core.ready);
+        self.core.mailbox.count_calls(ready.len() as u64);
         for token in ready.drain(..) {
             let Some(conn) = self.core.conns.get_mut(token) else { continue };
             conn.ready = false;
@@ -403,6 +412,7 @@ impl<S: Service> Loop<S> {
 
     fn write_dirty(&mut self) {
         let mut dirty = std::mem::take(&mut self.core.dirty);
+        self.core.mailbox.count_calls(dirty.len() as u64);
         for token in dirty.drain(..) {
             let Some(conn) = self.core.conns.get_mut(token) else { continue };
             conn.dirty = false;
