@@ -11,8 +11,6 @@ pub(crate) struct Usage {
     pub(crate) cpu_us: u64,
     /// Voluntary and other switches of all threads.
     pub(crate) switches: u64,
-    /// read and write system calls that the kernel accounts for files and sockets.
-    pub(crate) syscalls: u64,
 }
 
 /// Reads the figures of a process.
@@ -25,8 +23,6 @@ pub(crate) fn usage(pid: u32) -> Result<Usage> {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
         usage.switches += number_after(&status, "voluntary_ctxt_switches:");
     }
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    usage.syscalls = number_after(&io, "syscr:") + number_after(&io, "syscw:");
     Ok(usage)
 }
 
@@ -42,7 +38,6 @@ impl Usage {
         Usage {
             cpu_us: self.cpu_us - before.cpu_us,
             switches: self.switches.saturating_sub(before.switches),
-            syscalls: self.syscalls.saturating_sub(before.syscalls),
         }
     }
 }
