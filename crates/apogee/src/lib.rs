@@ -5,6 +5,7 @@ pub mod cli;
 mod logs;
 pub mod roles;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub fn run(cli: &Cli) -> Result<ExitCode> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot listen for signals")?;
     let running = Running::start(plan, &Clock::system())?;
     for line in running.greeting(watch.elapsed()) {
-        println!("{line}");
+        // Whoever closed the output does not want to read it; that is no reason to end.
+        let _ = writeln!(std::io::stdout(), "{line}");
     }
     let ended = loop {
         if signals.pending().next().is_some() {

@@ -120,6 +120,7 @@ impl Plan {
 }
 
 fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, port).to_socket_addrs();
     let mut addresses = addresses.with_context(|| format!("bindAddress {host} has no address"))?;
     addresses.next().with_context(|| format!("bindAddress {host} has no address"))

@@ -607,6 +607,61 @@ fn answers_have_the_originals_shape() -> Result<()> {
     Ok(())
 }
 
+/// An offset of a delay level that the queue cannot have is corrected, and nothing is lost.
+#[test]
+fn b29_offsets_of_delay_levels_outside_their_queues() -> Result<()> {
+    let dir = TempDir::new("case")?;
+    let mut server = Server::start(BINARY, dir.path(), "messageDelayLevel=1s 2s 3s 4s")?;
+    let mut client = server.connect()?;
+    create_topic(&mut client, "T", 1)?;
+    ensure!(send(&mut client, "T", 0, "DELAY\u{1}4\u{2}", b"waits")?.code == 0);
+    server.stop()?;
+    let path = dir.path().join("data/store/config/delayOffset.json");
+    let table = r#"{"offsetTable":{4:509548460,1:-1},"dataVersion":{"counter":1,"timestamp":0}}"#;
+    std::fs::write(path, table)?;
+    server.restart()?;
+    let mut client = server.connect()?;
+    ensure!(send(&mut client, "T", 0, "DELAY\u{1}1\u{2}", b"new")?.code == 0);
+    let mut bodies = Vec::new();
+    while bodies.len() < 2 {
+        let mut pull = pull_from("T", 0, bodies.len() as i64);
+        (pull.sys_flag, pull.suspend_timeout_millis) = (6, 10_000);
+        let answer = client.call(code::PULL_MESSAGE, &pull, b"")?;
+        ensure!(answer.code == 0, "the messages do not arrive: {answer:?}");
+        bodies.extend(messages(&answer.body).into_iter().map(|message| message.body));
+    }
+    ensure!(bodies.iter().any(|body| body == b"waits") && bodies.iter().any(|b| b == b"new"));
+    Ok(())
+}
+
+/// A broker on IPv6: addresses in routes and lists can be split again, ids have 56 digits.
+#[test]
+fn b37_a_broker_on_ipv6() -> Result<()> {
+    let dir = TempDir::new("case")?;
+    let server = Server::start_on(BINARY, dir.path(), "[::1]", "brokerIP1=::1")?;
+    let mut client = server.connect()?;
+    create_topic(&mut client, "T", 1)?;
+    let port = server.broker.rsplit(':').next().context("a port")?;
+    let mut namesrv = server.connect_namesrv()?;
+    for (what, fields) in [
+        (code::GET_ROUTEINFO_BY_TOPIC, &[("topic", "T")][..]),
+        (code::GET_BROKER_CLUSTER_INFO, &[]),
+    ] {
+        let text = String::from_utf8(call(&mut namesrv, what, fields, b"")?.body)?;
+        ensure!(text.contains(&format!(r#""[::1]:{port}""#)), "{text}");
+    }
+    let sent = send(&mut client, "T", 0, "", b"six")?;
+    let id = sent.field("msgId").context("no id")?;
+    let (host, offset) = parse_offset_id(id).context("an id")?;
+    ensure!(id.len() == 56 && host.to_string() == format!("[::1]:{port}"), "{id}");
+    let offset = offset.to_string();
+    let view = call(&mut client, code::VIEW_MESSAGE_BY_ID, &[("offset", &offset)], b"")?;
+    let record = wire::record::records(&view.body).next().context("no record")??;
+    ensure!(record.sys_flag() & 0x30 == 0x30 && record.body() == b"six");
+    ensure!(record.born_host().ip() == record.store_host().ip());
+    Ok(())
+}
+
 /// Section 6.3: a join, a leave and a crash are told to the others within a second.
 #[test]
 fn members_hear_of_joins_leaves_and_crashes() -> Result<()> {

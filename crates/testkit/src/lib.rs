@@ -48,50 +48,37 @@ pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-/// A running all-in-one process.
-pub struct Server {
+/// A running process of any role. It is killed with the value.
+pub struct Process {
     child: Child,
-    binary: PathBuf,
-    arguments: Vec<String>,
-    /// `host:port` of the name server.
-    pub namesrv: String,
-    /// `host:port` of the broker.
-    pub broker: String,
-    /// What the process printed while it started.
+    /// What it printed until it was ready.
     pub greeting: Vec<String>,
 }
 
-impl Server {
-    /// Starts name server and broker with data under `dir` and these extra broker settings.
-    pub fn start(binary: impl AsRef<Path>, dir: &Path, settings: &str) -> Result<Server> {
-        let (namesrv, broker) = (free_port()?, free_port()?);
-        let config = dir.join("broker.conf");
-        std::fs::write(
-            &config,
-            format!("listenPort={broker}\nbindAddress=127.0.0.1\n{settings}\n"),
-        )?;
-        let arguments = vec![
-            "--data".to_owned(),
-            dir.join("data").display().to_string(),
-            "-c".to_owned(),
-            config.display().to_string(),
-            "--namesrv-listen".to_owned(),
-            format!("127.0.0.1:{namesrv}"),
-        ];
-        let binary = binary.as_ref().to_path_buf();
-        let (child, greeting) = spawn(&binary, &arguments)?;
-        let (namesrv, broker) = (format!("127.0.0.1:{namesrv}"), format!("127.0.0.1:{broker}"));
-        Ok(Server { child, binary, arguments, namesrv, broker, greeting })
-    }
-
-    /// A connection to the broker.
-    pub fn connect(&self) -> Result<Client> {
-        Client::connect(&self.broker, PATIENCE).context("broker")
-    }
-
-    /// A connection to the name server.
-    pub fn connect_namesrv(&self) -> Result<Client> {
-        Client::connect(&self.namesrv, PATIENCE).context("name server")
+impl Process {
+    /// Starts the program and waits until it says that it is ready.
+    pub fn start(binary: &Path, arguments: &[String]) -> Result<Process> {
+        let mut child = Command::new(binary)
+            .args(arguments)
+            .env("APOGEE_LOG", std::env::var("APOGEE_LOG").unwrap_or_else(|_| "warn".into()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let mut greeting = Vec::new();
+        let mut lines = BufReader::new(stdout).lines();
+        for line in &mut lines {
+            let line = line?;
+            let ready = line.contains("ready");
+            greeting.push(line);
+            if ready {
+                // Whatever it prints later must not block it.
+                std::thread::spawn(move || lines.for_each(drop));
+                return Ok(Process { child, greeting });
+            }
+        }
+        let status = child.wait()?;
+        bail!("the server ended with {status} before it was ready: {greeting:?}")
     }
 
     /// Process id.
@@ -118,45 +105,91 @@ impl Server {
         }
         Ok(())
     }
-
-    /// Starts the process again on the same data and ports.
-    pub fn restart(&mut self) -> Result<()> {
-        let (child, greeting) = spawn(&self.binary, &self.arguments)?;
-        self.child = child;
-        self.greeting = greeting;
-        Ok(())
-    }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended already
         let _ = self.child.wait();
     }
 }
 
-fn spawn(binary: &Path, arguments: &[String]) -> Result<(Child, Vec<String>)> {
-    let mut child = Command::new(binary)
-        .args(arguments)
-        .env("APOGEE_LOG", std::env::var("APOGEE_LOG").unwrap_or_else(|_| "warn".into()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", binary.display()))?;
-    let stdout = child.stdout.take().context("no stdout")?;
-    let mut greeting = Vec::new();
-    let mut lines = BufReader::new(stdout).lines();
-    for line in &mut lines {
-        let line = line?;
-        let ready = line.contains("ready");
-        greeting.push(line);
-        if ready {
-            // Whatever it prints later must not block it.
-            std::thread::spawn(move || lines.for_each(drop));
-            return Ok((child, greeting));
-        }
+/// A running all-in-one process.
+pub struct Server {
+    process: Process,
+    binary: PathBuf,
+    arguments: Vec<String>,
+    /// `host:port` of the name server.
+    pub namesrv: String,
+    /// `host:port` of the broker.
+    pub broker: String,
+}
+
+impl Server {
+    /// Starts name server and broker with data under `dir` and these extra broker settings.
+    pub fn start(binary: impl AsRef<Path>, dir: &Path, settings: &str) -> Result<Server> {
+        Self::start_on(binary, dir, "127.0.0.1", settings)
     }
-    let status = child.wait()?;
-    bail!("the server ended with {status} before it was ready: {greeting:?}")
+
+    /// The same on another address of this machine, in the form that stands before a port.
+    pub fn start_on(
+        binary: impl AsRef<Path>,
+        dir: &Path,
+        host: &str,
+        settings: &str,
+    ) -> Result<Server> {
+        let (namesrv, broker) = (free_port()?, free_port()?);
+        let config = dir.join("broker.conf");
+        std::fs::write(&config, format!("listenPort={broker}\nbindAddress={host}\n{settings}\n"))?;
+        let arguments = vec![
+            "--data".to_owned(),
+            dir.join("data").display().to_string(),
+            "-c".to_owned(),
+            config.display().to_string(),
+            "--namesrv-listen".to_owned(),
+            format!("{host}:{namesrv}"),
+        ];
+        let binary = binary.as_ref().to_path_buf();
+        let process = Process::start(&binary, &arguments)?;
+        let (namesrv, broker) = (format!("{host}:{namesrv}"), format!("{host}:{broker}"));
+        Ok(Server { process, binary, arguments, namesrv, broker })
+    }
+
+    /// A connection to the broker.
+    pub fn connect(&self) -> Result<Client> {
+        Client::connect(&self.broker, PATIENCE).context("broker")
+    }
+
+    /// A connection to the name server.
+    pub fn connect_namesrv(&self) -> Result<Client> {
+        Client::connect(&self.namesrv, PATIENCE).context("name server")
+    }
+
+    /// What the process printed while it started.
+    pub fn greeting(&self) -> &[String] {
+        &self.process.greeting
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// SIGTERM; the exit code must be 0.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.stop()
+    }
+
+    /// Starts the process again on the same data and ports.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = Process::start(&self.binary, &self.arguments)?;
+        Ok(())
+    }
 }
 
 /// A plain send to one queue; adjust it with struct update syntax.
