@@ -83,7 +83,7 @@ brokerIP2=127.0.0.1
 mappedFileSizeCommitLog=104857600
 diskMaxUsedSpaceRatio=95
 autoCreateTopicEnable=true
-enablePropertyFilter=false
+enablePropertyFilter=true
 C
       [ -z "$conf" ] || cat "$conf" >>"$home/broker.properties"
       launch ;;

@@ -662,6 +662,78 @@ fn b37_a_broker_on_ipv6() -> Result<()> {
     Ok(())
 }
 
+fn subscription(topic: &str, sql: &str) -> String {
+    format!(
+        r#"{{"clientId":"c","group":"g","subscriptionData":{{"topic":"{topic}","subString":"{sql}","subVersion":1,"expressionType":"SQL92"}}}}"#
+    )
+}
+
+/// SQL filters: what a consumer asks before it starts, what it gets, and how a parked pull passes
+/// any number of unwanted messages.
+#[test]
+fn sql_filters_are_checked_applied_and_passed() -> Result<()> {
+    let mut f = fixture("")?;
+    create_topic(&mut f.client, "T", 1)?;
+    for (sql, code) in [("a > 1", 0), ("a >", 23), ("NOT a > 5", 23)] {
+        let body = subscription("T", sql);
+        let answer = call(&mut f.client, code::CHECK_CLIENT_CONFIG, &[], body.as_bytes())?;
+        ensure!(answer.code == code, "{sql}: {answer:?}");
+        ensure!(code == 0 || answer.remark.is_some_and(|t| t.starts_with("Invalid MessageSel")));
+    }
+    for number in 0..1000 {
+        let number = format!("a\u{1}{number}\u{2}");
+        ensure!(send(&mut f.client, "T", 0, &number, b"x")?.code == 0);
+    }
+    let wanted = |offset, sql| PullMessage {
+        subscription: Some(sql),
+        expression_type: Some("SQL92"),
+        ..pull_from("T", 0, offset)
+    };
+    let pull = wanted(0, "a BETWEEN 10 AND 19 AND a <> 15");
+    let answer = f.client.call(code::PULL_MESSAGE, &pull, b"")?;
+    let offsets: Vec<i64> = messages(&answer.body).iter().map(|m| m.offset).collect();
+    ensure!(offsets == [10, 11, 12, 13, 14, 16, 17, 18, 19], "{offsets:?}");
+    // 32 of 1000 at most, and the offset behind what was looked at.
+    let answer = f.client.call(code::PULL_MESSAGE, &wanted(0, "a >= 100"), b"")?;
+    ensure!(messages(&answer.body).len() == 32 && answer.field("nextBeginOffset") == Some("132"));
+    let answer = f.client.call(code::PULL_MESSAGE, &wanted(0, "a = 5000"), b"")?;
+    ensure!(answer.code == 20 && answer.field("nextBeginOffset") == Some("800"), "{answer:?}");
+    // Parked at the end: 900 unwanted ones go by, the wanted one arrives at once.
+    let mut parked = wanted(1000, "a = 5000");
+    (parked.sys_flag, parked.suspend_timeout_millis) = (6, 15_000);
+    let mut sender = f.server.connect()?;
+    let opaque = f.client.send(code::PULL_MESSAGE, &parked, b"", false)?;
+    // A connection's requests are served in order: after this answer the pull is parked.
+    call(&mut f.client, code::GET_MAX_OFFSET, &[("topic", "T"), ("queueId", "0")], b"")?;
+    for _ in 0..900 {
+        ensure!(send(&mut sender, "T", 0, "a\u{1}1\u{2}", b"x")?.code == 0);
+    }
+    #[allow(clippy::disallowed_methods)] // compared with the deadline of the pull
+    let started = std::time::Instant::now();
+    ensure!(send(&mut sender, "T", 0, "a\u{1}5000\u{2}", b"wanted")?.code == 0);
+    let answer = f.client.answer(opaque)?;
+    ensure!(started.elapsed() < Duration::from_secs(5), "answered at its deadline only");
+    let got = messages(&answer.body);
+    ensure!(got.len() == 1 && got[0].offset == 1900, "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn sql_filters_can_be_off() -> Result<()> {
+    let mut f = fixture("enablePropertyFilter=false")?;
+    create_topic(&mut f.client, "T", 1)?;
+    let body = subscription("T", "a > 1");
+    let check = call(&mut f.client, code::CHECK_CLIENT_CONFIG, &[], body.as_bytes())?;
+    let mut pull = pull_from("T", 0, 0);
+    (pull.subscription, pull.expression_type) = (Some("a > 1"), Some("SQL92"));
+    let pull = f.client.call(code::PULL_MESSAGE, &pull, b"")?;
+    let text = "The broker does not support consumer to filter message by SQL92";
+    for answer in [check, pull] {
+        ensure!(answer.code == 1 && answer.remark.as_deref() == Some(text), "{answer:?}");
+    }
+    Ok(())
+}
+
 /// Section 6.3: a join, a leave and a crash are told to the others within a second.
 #[test]
 fn members_hear_of_joins_leaves_and_crashes() -> Result<()> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use filter::TagFilter;
+use filter::{Filter, SqlError, SqlFilter, TagFilter};
 use net::Peer;
 use parking_lot::Mutex;
 use wire::body::{Connection, SubscriptionData};
@@ -17,21 +17,21 @@ use wire::codes::LANGUAGES;
 pub struct Subscription {
     /// As the client sent it.
     pub data: SubscriptionData,
-    /// Parsed tags. A type other than TAG is refused before it is used.
-    pub tags: Arc<TagFilter>,
+    /// Which messages it wants; an SQL expression may be refused.
+    pub filter: Result<Arc<Filter>, SqlError>,
 }
 
 impl Subscription {
     /// Parses what a client sent; odd expressions count as everything, as the client filters too.
     pub fn new(mut data: SubscriptionData) -> Subscription {
-        let is_tag = filter::is_tag_type(&data.expression_type);
-        let text = if is_tag { data.sub_string.as_str() } else { "*" };
-        let tags = TagFilter::parse(text).unwrap_or_default();
-        if is_tag {
-            data.tags_set.clone_from(&tags.tags);
-            data.code_set = tags.codes().iter().map(|code| i64::from(*code)).collect();
+        if !filter::is_tag_type(&data.expression_type) {
+            let filter = SqlFilter::parse(&data.sub_string).map(|sql| Arc::new(Filter::Sql(sql)));
+            return Subscription { data, filter };
         }
-        Subscription { data, tags: Arc::new(tags) }
+        let tags = TagFilter::parse(&data.sub_string).unwrap_or_default();
+        data.tags_set.clone_from(&tags.tags);
+        data.code_set = tags.codes().iter().map(|code| i64::from(*code)).collect();
+        Subscription { data, filter: Ok(Arc::new(Filter::Tag(tags))) }
     }
 }
 

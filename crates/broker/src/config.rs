@@ -91,6 +91,8 @@ base::config! {
             "Most bytes of a pull from disk";
         "maxTransferCountOnMessageInDisk" max_transfer_count_on_message_in_disk: i32 = 8, Hot,
             "Most messages of a pull from disk";
+        "enablePropertyFilter" enable_property_filter: bool = true, Hot,
+            "Whether consumers may filter by SQL92 expressions; off in the original";
         "maxMsgsNumBatch" max_msgs_num_batch: i32 = 64, Hot,
             "Most results of a query by key";
         "defaultQueryMaxNum" default_query_max_num: i32 = 32, Hot,

@@ -75,7 +75,7 @@ pub(crate) const ACCEPTED: &[(&str, &str)] = &[
     ("enableNetWorkFlowControl", "false"), ("enableNotifyAfterPopOrderLockRelease", "true"),
     ("enableNotifyBeforePopCalculateLag", "true"), ("enablePopBatchAck", "false"),
     ("enablePopBufferMerge", "false"), ("enablePopLog", "false"), ("enablePopMessageThreshold",
-    "false"), ("enablePopMetrics", "true"), ("enablePropertyFilter", "false"),
+    "false"), ("enablePopMetrics", "true"), 
     ("enableReconnectForGoAway", "true"), ("enableRegisterProducer", "true"),
     ("enableRemoteEscape", "false"), ("enableRemotingMetrics", "true"),
     ("enableRequestMetrics", "true"), ("enableRetryTopicV2", "false"), ("enableRocksDBLog",

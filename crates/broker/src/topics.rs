@@ -236,7 +236,7 @@ impl Topics {
         let mut version = self.change.lock();
         let Some(topic) = self.table.write().remove(name) else { return false };
         for queue in &topic.queues {
-            queue.waiters.wake_all();
+            queue.waiters.forget();
         }
         if let Err(error) = self.store.delete_topic(name) {
             tracing::error!(topic = name, %error, "cannot delete the files of a topic");

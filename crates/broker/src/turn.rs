@@ -128,12 +128,16 @@ impl Turn {
             if *end > readable {
                 return true;
             }
-            for parked in queue.waiters.drain() {
-                if !pull::serve(self, &parked) {
-                    queue.waiters.park(parked);
+            loop {
+                let seen = queue.queue.max_offset(&self.broker.store);
+                let mut waiting = queue.waiters.drain();
+                waiting.retain(|parked| !pull::serve(self, parked));
+                queue.waiters.put_back(waiting);
+                // Another loop may have added messages while the list was in our hands.
+                if queue.queue.max_offset(&self.broker.store) == seen {
+                    return false;
                 }
             }
-            false
         });
         self.arrivals = arrivals;
     }
@@ -202,7 +206,10 @@ impl Service for Turn {
         let parked = self.deadlines.peek().map(|next| next.0.deadline_ms);
         let flush = self.flush_waits.front().map(|wait| wait.deadline_ms);
         let due = self.broker.schedule.next_due_ms();
-        let next = [parked, flush, due].into_iter().flatten().min()?;
+        // With SYNC_FLUSH the flusher wakes this loop, else another loop is about to commit.
+        let commit = !self.arrivals.is_empty() && !self.broker.config().is_sync_flush();
+        let commit = commit.then_some(self.now_ms + 1);
+        let next = [parked, flush, due, commit].into_iter().flatten().min()?;
         Some((next - self.broker.clock.now_ms()).max(0))
     }
 }

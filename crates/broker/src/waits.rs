@@ -2,9 +2,9 @@
 //! answers them. There is no sweep over parked requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use filter::TagFilter;
+use filter::Filter;
 use net::Peer;
 use parking_lot::Mutex;
 
@@ -21,8 +21,8 @@ pub struct Pull {
     pub offset: i64,
     /// Most messages.
     pub max_messages: usize,
-    /// Which entries to deliver.
-    pub tags: Arc<TagFilter>,
+    /// Which messages to deliver.
+    pub filter: Arc<Filter>,
     /// Copied into the answer.
     pub topic_sys_flag: i32,
     /// Copied into the answer.
@@ -39,6 +39,8 @@ pub struct Parked {
     pub opaque: i32,
     /// When it is answered without a message.
     pub deadline_ms: i64,
+    /// Everything before this offset was looked at and is not wanted.
+    pub looked_to: AtomicI64,
     taken: AtomicBool,
     gauge: Arc<AtomicUsize>,
 }
@@ -54,6 +56,7 @@ impl Parked {
     ) -> Parked {
         gauge.fetch_add(1, Ordering::Relaxed);
         Parked {
+            looked_to: AtomicI64::new(pull.offset),
             pull,
             peer,
             opaque,
@@ -102,15 +105,22 @@ impl Waiters {
         self.len.store(list.len(), Ordering::Release);
     }
 
-    /// Takes the whole list; the caller puts back what still waits.
+    /// Takes the whole list. [`Waiters::any`] says yes until the caller has put back what still
+    /// waits, so that nobody who appends meanwhile passes by.
     pub fn drain(&self) -> Vec<Arc<Parked>> {
+        std::mem::take(&mut *self.list.lock())
+    }
+
+    /// Puts back what still waits after [`Waiters::drain`].
+    pub fn put_back(&self, parked: Vec<Arc<Parked>>) {
         let mut list = self.list.lock();
-        self.len.store(0, Ordering::Release);
-        std::mem::take(&mut *list)
+        list.extend(parked);
+        self.len.store(list.len(), Ordering::Release);
     }
 
     /// Forgets everybody; the pulls are answered at their deadline by their loop.
-    pub fn wake_all(&self) {
+    pub fn forget(&self) {
         drop(self.drain());
+        self.put_back(Vec::new());
     }
 }

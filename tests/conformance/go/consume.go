@@ -18,6 +18,7 @@ func consumeScenarios() []scenario {
 		{"push-concurrent", 50 * time.Second, pushConcurrent},
 		{"push-orderly", 50 * time.Second, pushOrderly},
 		{"push-tags", 50 * time.Second, pushTags},
+		{"push-sql", 50 * time.Second, pushSQL},
 		{"push-broadcast", 50 * time.Second, pushBroadcast},
 		{"from-first", 50 * time.Second, fromFirst},
 		{"from-last", 50 * time.Second, startsAtZero(consumer.ConsumeFromLastOffset)},
@@ -90,6 +91,21 @@ func pushTags(c *testCase) {
 	for body := range b.bodies() {
 		check(wanted[body], "%s came unasked", body)
 	}
+}
+
+func pushSQL(c *testCase) {
+	topic := c.topic(4)
+	p := c.producer()
+	for i := 0; i < 40; i++ {
+		m := message(topic, strconv.Itoa(i))
+		m.WithProperty("number", strconv.Itoa(i))
+		send(p, m)
+	}
+	b := newInbox()
+	sql := consumer.MessageSelector{Type: consumer.SQL92, Expression: "number BETWEEN 10 AND 19"}
+	c.push(c.name("group"), topic, sql, b.accept)
+	b.awaitExactly(10, patience, time.Second)
+	b.sameBodies(10, 20)
 }
 
 func pushBroadcast(c *testCase) {

@@ -143,15 +143,16 @@ pub fn unregister(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 }
 
 /// 46: whether a subscription would be accepted.
-pub fn check_config(_: &mut Turn, call: &mut Call<'_>) -> Handled {
+pub fn check_config(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let body = json_body(call)?;
     let data = body.get("subscriptionData").and_then(SubscriptionData::read).unwrap_or_default();
     if filter::is_tag_type(&data.expression_type) {
         return Ok(Reply::Ok);
     }
-    let kind = data.expression_type;
-    let text = format!("The broker does not support consumer to filter message by {kind}");
-    Err(Refusal::new(response::SYSTEM_ERROR, text))
+    super::pull::check_property_filter(&turn.broker.config(), &data.expression_type)?;
+    let compiled = filter::SqlFilter::parse(&data.sub_string);
+    compiled.map_err(|e| Refusal::new(response::SUBSCRIPTION_PARSE_FAILED, e.to_string()))?;
+    Ok(Reply::Ok)
 }
 
 /// 38: the client ids of a consumer group, one for each connection.

@@ -187,7 +187,8 @@ pub fn consume_queue(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let entries = request.index.max(min)..request.index.saturating_add(count).min(max);
     let entries =
         entries.filter_map(|offset| queue.queue.entry(&broker.store, offset)).map(|entry| {
-            let wanted = subscription.as_ref().is_none_or(|s| s.tags.matches(entry.tags_code));
+            let filter = subscription.as_ref().and_then(|s| s.filter.as_ref().ok());
+            let wanted = filter.is_none_or(|filter| filter.matches_entry(entry.tags_code));
             object([
                 ("eval", Value::from(wanted)),
                 ("physicOffset", Value::from(entry.physical_offset)),

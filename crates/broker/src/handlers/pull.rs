@@ -2,20 +2,28 @@
 //! `DefaultPullMessageResultHandler`, `PullRequestHoldService`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use filter::TagFilter;
+use filter::{Filter, SqlFilter, TagFilter};
 use net::{Call, Handled, Refusal, Reply};
 use store::{Fetch, FetchStatus, ReadLimit, Wait};
+
 use wire::body::GroupConfig;
 use wire::codes::{perm, request as code, response};
 use wire::header::{Head, write_frame};
+use wire::properties;
+use wire::record::{self, Scanned};
 use wire::requests::{PullMessage, PullMessageAnswer};
 
+use crate::config::BrokerConfig;
 use crate::reply;
 use crate::state::Broker;
 use crate::topics::Topic;
 use crate::turn::{OVERLOAD, Turn};
 use crate::waits::{Parked, Pull};
+
+/// A pull by properties looks at this many messages before it answers, as one by tags does.
+const SQL_SCAN: i64 = 800;
 
 /// sysFlag bits of a pull. Java: `PullSysFlag`.
 const COMMIT_OFFSET: i32 = 1;
@@ -77,7 +85,7 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     let mut records = std::mem::take(&mut turn.records);
     records.clear();
-    let fetch = fetch(&broker, &pull, Wait::OnlyCached, &mut records);
+    let fetch = fetch(&broker, &pull, pull.offset, Wait::OnlyCached, &mut records);
     let handled = if fetch.cold {
         read_cold(&broker, pull, call)
     } else if is_new(&fetch, pull.offset) && request.sys_flag & SUSPEND != 0 {
@@ -133,19 +141,19 @@ fn checked(broker: &Broker, request: &PullMessage<'_>, call: &Call<'_>) -> Resul
         );
         return Err(refuse(response::INVALID_PARAMETER, None, text));
     }
-    let tags = if request.sys_flag & SUBSCRIPTION != 0 {
-        own_expression(request)?
+    let filter = if request.sys_flag & SUBSCRIPTION != 0 {
+        own_expression(&config, request)?
     } else {
         registered_subscription(broker, request, &group)?
     };
-    pull_of(request, &topic, &group, tags)
+    pull_of(request, &topic, &group, filter)
 }
 
 fn pull_of(
     request: &PullMessage<'_>,
     topic: &Topic,
     group: &GroupConfig,
-    tags: Arc<TagFilter>,
+    filter: Arc<Filter>,
 ) -> Result<Pull, Refused> {
     let queue = usize::try_from(request.queue_id).ok().and_then(|id| topic.queues.get(id));
     let queue = queue.ok_or_else(|| {
@@ -156,26 +164,38 @@ fn pull_of(
         queue: Arc::clone(queue),
         offset: request.queue_offset,
         max_messages: usize::try_from(request.max_msg_nums).unwrap_or(1).max(1),
-        tags,
+        filter,
         topic_sys_flag: topic.config.topic_sys_flag,
         group_sys_flag: group.group_sys_flag,
     })
 }
 
-fn no_sql(expression_type: &str) -> Refused {
+/// Refuses every type of expression but tags while `enablePropertyFilter` is off.
+pub fn check_property_filter(config: &BrokerConfig, expression_type: &str) -> Result<(), Refusal> {
+    if config.enable_property_filter || filter::is_tag_type(expression_type) {
+        return Ok(());
+    }
     let text =
         format!("The broker does not support consumer to filter message by {expression_type}");
-    refuse(response::SYSTEM_ERROR, None, text)
+    Err(Refusal::new(response::SYSTEM_ERROR, text))
 }
 
-/// The filter that the request brings itself.
-fn own_expression(request: &PullMessage<'_>) -> Result<Arc<TagFilter>, Refused> {
+/// The filter that the request brings itself. As with the original an SQL expression that does
+/// not compile filters nothing here: it was refused when the consumer asked before its start.
+fn own_expression(
+    config: &BrokerConfig,
+    request: &PullMessage<'_>,
+) -> Result<Arc<Filter>, Refused> {
     let expression_type = request.expression_type.unwrap_or_default();
-    if !filter::is_tag_type(expression_type) {
-        return Err(no_sql(expression_type));
+    check_property_filter(config, expression_type)?;
+    let text = request.subscription.unwrap_or_default();
+    if expression_type == filter::SQL92 {
+        return Ok(Arc::new(
+            SqlFilter::parse(text).map_or_else(|_| Filter::default(), Filter::Sql),
+        ));
     }
-    let tags = TagFilter::parse(request.subscription.unwrap_or_default());
-    tags.map(Arc::new).map_err(|_| {
+    let tags = TagFilter::parse(text);
+    tags.map(|tags| Arc::new(Filter::Tag(tags))).map_err(|_| {
         let text = "parse the consumer's subscription failed".to_owned();
         refuse(response::SUBSCRIPTION_PARSE_FAILED, None, text)
     })
@@ -186,7 +206,7 @@ fn registered_subscription(
     broker: &Broker,
     request: &PullMessage<'_>,
     group: &GroupConfig,
-) -> Result<Arc<TagFilter>, Refused> {
+) -> Result<Arc<Filter>, Refused> {
     let (name, topic) = (request.consumer_group, request.topic);
     let missing = |what: &str| {
         let text = format!("the consumer's {what} not exist{}", reply::SEE_GROUP);
@@ -207,13 +227,16 @@ fn registered_subscription(
         let text = "the consumer's subscription not latest".to_owned();
         return Err(refuse(response::SUBSCRIPTION_NOT_LATEST, None, text));
     }
-    if !filter::is_tag_type(&subscription.data.expression_type) {
-        return Err(no_sql(&subscription.data.expression_type));
-    }
-    Ok(Arc::clone(&subscription.tags))
+    check_property_filter(&broker.config(), &subscription.data.expression_type)?;
+    subscription.filter.clone().map_err(|error| {
+        let text = format!(
+            "The broker's consumer filter data is not exist!Your expression may be wrong! {error}"
+        );
+        refuse(response::FILTER_DATA_NOT_EXIST, None, text)
+    })
 }
 
-fn fetch(broker: &Broker, pull: &Pull, wait: Wait, out: &mut Vec<u8>) -> Fetch {
+fn fetch(broker: &Broker, pull: &Pull, from: i64, wait: Wait, out: &mut Vec<u8>) -> Fetch {
     let config = broker.config();
     let (count, bytes) = match wait {
         Wait::OnlyCached => (
@@ -229,16 +252,72 @@ fn fetch(broker: &Broker, pull: &Pull, wait: Wait, out: &mut Vec<u8>) -> Fetch {
         max_messages: pull.max_messages.min(count.max(1) as usize),
         max_bytes: bytes.max(1) as usize,
     };
-    let tags = &pull.tags;
     let queue = &pull.queue.queue;
-    broker.store.get(
-        queue,
-        pull.offset,
-        limit,
-        wait,
-        &mut |entry| tags.matches(entry.tags_code),
-        out,
-    )
+    match &*pull.filter {
+        Filter::Tag(tags) => {
+            let mut wanted = |entry: &store::Entry| tags.matches(entry.tags_code);
+            broker.store.get(queue, from, limit, wait, &mut wanted, out)
+        }
+        Filter::Sql(sql) => fetch_by_properties(broker, queue, from, limit, wait, sql, out),
+    }
+}
+
+/// Reads on until enough messages match or as many were looked at as a tag filter may skip.
+fn fetch_by_properties(
+    broker: &Broker,
+    queue: &store::Queue,
+    from: i64,
+    limit: ReadLimit,
+    wait: Wait,
+    sql: &SqlFilter,
+    out: &mut Vec<u8>,
+) -> Fetch {
+    let start = out.len();
+    let (mut at, mut messages) = (from, 0);
+    loop {
+        let room = ReadLimit {
+            max_messages: limit.max_messages - messages,
+            max_bytes: limit.max_bytes - (out.len() - start),
+        };
+        let before = out.len();
+        let mut fetch = broker.store.get(queue, at, room, wait, &mut |_| true, out);
+        if fetch.cold && messages == 0 {
+            out.truncate(start);
+            return fetch;
+        }
+        let found = fetch.status == FetchStatus::Found && !fetch.cold;
+        if found {
+            messages += keep_matching(sql, before, out);
+            at = fetch.next;
+        }
+        let full = messages >= limit.max_messages || out.len() - start >= limit.max_bytes;
+        if found && !full && at - from < SQL_SCAN && at < fetch.max {
+            continue;
+        }
+        if at > from {
+            fetch.next = at;
+            fetch.status = if messages > 0 { FetchStatus::Found } else { FetchStatus::NoMatch };
+        }
+        (fetch.messages, fetch.bytes, fetch.cold) = (messages, out.len() - start, false);
+        return fetch;
+    }
+}
+
+/// Drops the records behind `start` whose properties do not match; returns how many stay.
+fn keep_matching(sql: &SqlFilter, start: usize, out: &mut Vec<u8>) -> usize {
+    let (mut at, mut end, mut kept) = (start, start, 0);
+    while let Ok(Scanned::Record(record)) = record::scan(&out[at..]) {
+        let len = record.total_len();
+        let text = record.properties();
+        if sql.matches(&|name| properties::get(text, name)) {
+            out.copy_within(at..at + len, end);
+            end += len;
+            kept += 1;
+        }
+        at += len;
+    }
+    out.truncate(end);
+    kept
 }
 
 /// Whether there is nothing yet at the offset, so that the pull may wait.
@@ -334,35 +413,55 @@ pub fn serve(turn: &mut Turn, parked: &Arc<Parked>) -> bool {
     }
     let broker = Arc::clone(&turn.broker);
     let mut records = std::mem::take(&mut turn.records);
-    records.clear();
-    let fetch = fetch(&broker, &parked.pull, Wait::OnlyCached, &mut records);
+    let fetch = look_on(&broker, parked, &mut records);
     // Messages that the filter does not want leave the pull parked, as in Java.
     let waits_on =
         !fetch.cold && (is_new(&fetch, parked.pull.offset) || fetch.status == FetchStatus::NoMatch);
     if !waits_on && parked.take() {
-        if fetch.cold {
-            let (broker, parked) = (Arc::clone(&broker), Arc::clone(parked));
-            submit_cold(&broker, parked.pull.clone(), Arc::clone(&parked.peer), parked.opaque);
-        } else {
-            parked.peer.send(write_answer(&broker, &parked.pull, parked.opaque, &fetch, &records));
-        }
+        answer_parked(&broker, parked, &fetch, &records);
     }
     turn.records = records;
     !waits_on
+}
+
+/// Looks from where the pull has looked to until something matches or the queue ends.
+fn look_on(broker: &Broker, parked: &Parked, records: &mut Vec<u8>) -> Fetch {
+    loop {
+        records.clear();
+        let from = parked.looked_to.load(Relaxed);
+        let fetch = fetch(broker, &parked.pull, from, Wait::OnlyCached, records);
+        if fetch.cold || fetch.status != FetchStatus::NoMatch || fetch.next <= from {
+            return fetch;
+        }
+        parked.looked_to.store(fetch.next, Relaxed);
+        if fetch.next >= fetch.max {
+            return fetch;
+        }
+    }
 }
 
 /// Answers a pull whose time is over; it does not park again.
 pub fn answer_at_deadline(turn: &mut Turn, parked: &Parked) {
     let broker = Arc::clone(&turn.broker);
     let mut records = std::mem::take(&mut turn.records);
-    records.clear();
-    let fetch = fetch(&broker, &parked.pull, Wait::OnlyCached, &mut records);
-    if fetch.cold {
-        submit_cold(&broker, parked.pull.clone(), Arc::clone(&parked.peer), parked.opaque);
-    } else {
-        parked.peer.send(write_answer(&broker, &parked.pull, parked.opaque, &fetch, &records));
+    let mut fetch = look_on(&broker, parked, &mut records);
+    let looked_to = parked.looked_to.load(Relaxed);
+    if looked_to > parked.pull.offset && is_new(&fetch, looked_to) {
+        // Unwanted messages were passed: the client goes on behind them.
+        (fetch.status, fetch.next) = (FetchStatus::NoMatch, looked_to);
     }
+    answer_parked(&broker, parked, &fetch, &records);
     turn.records = records;
+}
+
+fn answer_parked(broker: &Arc<Broker>, parked: &Parked, fetch: &Fetch, records: &[u8]) {
+    let (pull, opaque) = (&parked.pull, parked.opaque);
+    if fetch.cold {
+        let pull = Pull { offset: parked.looked_to.load(Relaxed), ..pull.clone() };
+        submit_cold(broker, pull, Arc::clone(&parked.peer), opaque);
+    } else {
+        parked.peer.send(write_answer(broker, pull, opaque, fetch, records));
+    }
 }
 
 fn read_cold(broker: &Arc<Broker>, pull: Pull, call: &Call<'_>) -> Handled {
@@ -378,7 +477,7 @@ fn submit_cold(broker: &Arc<Broker>, pull: Pull, peer: Arc<net::Peer>, opaque: i
     let shared = Arc::clone(broker);
     broker.readers.submit(move || {
         let mut records = Vec::new();
-        let fetch = fetch(&shared, &pull, Wait::MayBlock, &mut records);
+        let fetch = fetch(&shared, &pull, pull.offset, Wait::MayBlock, &mut records);
         peer.send(write_answer(&shared, &pull, opaque, &fetch, &records));
     })
 }

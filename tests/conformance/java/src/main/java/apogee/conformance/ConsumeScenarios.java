@@ -8,6 +8,7 @@ import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.MessageSelector;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
@@ -27,6 +28,7 @@ final class ConsumeScenarios {
         l.add(new Scenario("push-orderly", 40, ConsumeScenarios::orderly));
         l.add(new Scenario("push-orderly-suspend", 40, ConsumeScenarios::suspend));
         l.add(new Scenario("push-tags", 40, ConsumeScenarios::tags));
+        l.add(new Scenario("push-sql", 40, ConsumeScenarios::sql));
         l.add(new Scenario("push-broadcast", 40, ConsumeScenarios::broadcast));
         l.add(new Scenario("from-first", 40, ConsumeScenarios::fromFirst));
         l.add(new Scenario("from-last", 40, ConsumeScenarios::fromLast));
@@ -114,6 +116,32 @@ final class ConsumeScenarios {
         Inbox inbox = new Inbox();
         c.push(c.name("group"), topic, "a || b || BBBB", inbox);
         inbox.awaitExactly(21, 20_000, 1000);
+        Check.equal("bodies", wanted, inbox.bodies());
+    }
+
+    private static void sql(Case c) throws Exception {
+        String topic = c.topic(4);
+        DefaultMQProducer p = c.producer();
+        Set<String> wanted = new TreeSet<>();
+        for (int i = 0; i < 40; i++) {
+            Message m = new Message(topic, i % 2 == 0 ? "even" : "odd", Case.bytes("" + i));
+            m.putUserProperty("number", "" + i);
+            if (i % 3 == 0) {
+                m.putUserProperty("colour", i % 6 == 0 ? "red" : "dark 'blue'");
+            }
+            p.send(m);
+            boolean in = i >= 10 && i <= 30 && i % 3 == 0 && (i % 2 == 0 || i == 21);
+            if (in) {
+                wanted.add("" + i);
+            }
+        }
+        Inbox inbox = new Inbox();
+        DefaultMQPushConsumer consumer = c.newPush(c.name("group"));
+        consumer.subscribe(topic, MessageSelector.bySql(
+            "number BETWEEN 10 AND 30 AND colour IS NOT NULL AND (TAGS = 'even' OR number = 21)"));
+        consumer.registerMessageListener(inbox);
+        consumer.start();
+        inbox.awaitExactly(wanted.size(), 20_000, 1000);
         Check.equal("bodies", wanted, inbox.bodies());
     }
 

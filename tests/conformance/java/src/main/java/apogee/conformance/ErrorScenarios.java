@@ -16,7 +16,7 @@ final class ErrorScenarios {
     private static final int MESSAGE_ILLEGAL = 13;
     private static final int NO_PERMISSION = 16;
     private static final int TOPIC_NOT_EXIST = 17;
-    private static final int SYSTEM_ERROR = 1;
+    private static final int SUBSCRIPTION_PARSE_FAILED = 23;
     private static final int INVALID_PARAMETER = 29;
 
     private ErrorScenarios() {
@@ -26,7 +26,7 @@ final class ErrorScenarios {
         together.add(new Scenario("error-oversize", 40, ErrorScenarios::oversize));
         together.add(new Scenario("error-bad-names", 30, ErrorScenarios::badNames));
         together.add(new Scenario("error-pull-unknown-topic", 30, ErrorScenarios::pullUnknown));
-        together.add(new Scenario("error-sql-off", 30, ErrorScenarios::sqlOff));
+        together.add(new Scenario("error-bad-sql", 30, ErrorScenarios::badSql));
         together.add(new Scenario("error-topic-permission", 30, ErrorScenarios::permission));
         // Switches a setting of the whole broker, which no other scenario may see.
         alone.add(new Scenario("error-unknown-topic", 30, ErrorScenarios::unknownTopic));
@@ -79,11 +79,11 @@ final class ErrorScenarios {
             () -> reader.pull(new MessageQueue(real, q.getBrokerName(), 5), "*", 0, 32));
     }
 
-    private static void sqlOff(Case c) throws Exception {
+    private static void badSql(Case c) throws Exception {
         DefaultMQPushConsumer consumer = c.newPush(c.name("group"));
-        consumer.subscribe(c.topic(1), MessageSelector.bySql("number > 1"));
+        consumer.subscribe(c.topic(1), MessageSelector.bySql("number >"));
         consumer.registerMessageListener(new Inbox());
-        Check.code("a server without property filters", SYSTEM_ERROR, consumer::start);
+        Check.code("a broken expression", SUBSCRIPTION_PARSE_FAILED, consumer::start);
     }
 
     private static void permission(Case c) throws Exception {
