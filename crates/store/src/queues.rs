@@ -275,21 +275,24 @@ impl Queues {
         start: i64,
         flushing: &mut Flushing,
     ) -> io::Result<Arc<File>> {
-        let dir = self.queue_dir(queue);
-        let path = dir.join(files::name_of(start));
+        let key = (queue.uid, start);
+        let path = || self.queue_dir(queue).join(files::name_of(start));
         let file = match self.file(queue, start)? {
             Some(file) => file,
             None => {
+                let dir = self.queue_dir(queue);
                 fs::create_dir_all(&dir)?;
-                let file = files::create_sized(&path, self.file_size as u64)?;
+                let file = files::create_sized(&path(), self.file_size as u64)?;
                 flushing.new_dirs.extend([self.dir.clone(), self.dir.join(queue.topic()), dir]);
-                self.handles.lock().put((queue.uid, start), file)
+                self.handles.lock().put(key, file)
             }
         };
-        if flushing.touched.len() < SYNC_FILES {
-            flushing.touched.insert((queue.uid, start), path);
-        } else if !flushing.touched.contains_key(&(queue.uid, start)) {
-            flushing.too_many = true;
+        if !flushing.touched.contains_key(&key) {
+            if flushing.touched.len() < SYNC_FILES {
+                flushing.touched.insert(key, path());
+            } else {
+                flushing.too_many = true;
+            }
         }
         Ok(file)
     }
