@@ -231,6 +231,14 @@ impl Clients {
         self.0.lock().producers.get(group).map(|members| members.values().cloned().collect())
     }
 
+    /// The connection of one of the producers of a group, chosen by `seed`.
+    pub fn one_producer(&self, group: &str, seed: i64) -> Option<Arc<Peer>> {
+        let tables = self.0.lock();
+        let members = tables.producers.get(group)?;
+        let chosen = seed.unsigned_abs() % members.len().max(1) as u64;
+        members.values().nth(chosen as usize).map(|member| Arc::clone(&member.peer))
+    }
+
     /// All producer groups with their members, sorted by group.
     pub fn producers(&self) -> BTreeMap<String, Vec<ClientMember>> {
         let tables = self.0.lock();

@@ -121,6 +121,16 @@ base::config! {
             "Hours of the day in which expired files are deleted, separated by semicolons";
         "diskMaxUsedSpaceRatio" disk_max_used_space_ratio: i32 = 75, Cold,
             "Percent of the disk in use from which on expired files are deleted at any hour";
+        "rejectTransactionMessage" reject_transaction_message: bool = false, Hot,
+            "Whether transactional sends are refused";
+        "transactionTimeOut" transaction_time_out: i64 [0..=2_147_483_647] = 6000, Hot,
+            "Milliseconds before the first question about an open transaction";
+        "transactionCheckInterval" transaction_check_interval: i64 [1..=2_147_483_647] = 30_000,
+            Hot, "Milliseconds between questions about an open transaction";
+        "transactionCheckMax" transaction_check_max: i32 [0..=65_535] = 15, Hot,
+            "Questions after which an open transaction is parked in TRANS_CHECK_MAX_TIME_TOPIC";
+        "maxOpenTransactions" max_open_transactions: i32 [1..=100_000_000] = 1_000_000, Hot,
+            "Limit: transactions open at the same time; more half messages are refused. Ours";
         "flushConsumerOffsetInterval" flush_consumer_offset_interval: i32 = 5000, Hot,
             "Milliseconds between saves of consumer offsets";
         "channelExpiredTimeout" channel_expired_timeout: i64 = 120_000, Hot,

@@ -11,6 +11,7 @@ pub mod groups;
 pub mod handlers;
 pub mod locks;
 pub mod offsets;
+pub mod put;
 pub mod readers;
 pub mod register;
 pub mod reply;
@@ -19,6 +20,7 @@ pub mod server;
 pub mod state;
 pub mod stats;
 pub mod topics;
+pub mod transactions;
 pub mod turn;
 pub mod waits;
 

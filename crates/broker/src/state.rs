@@ -24,6 +24,7 @@ use crate::register::Registrar;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::topics::{Topic, Topics};
+use crate::transactions::Transactions;
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,8 @@ pub struct Broker {
     pub locks: Locks,
     /// Delay levels.
     pub schedule: Schedule,
+    /// Open transactions.
+    pub transactions: Transactions,
     /// Counters.
     pub stats: Stats,
     /// Threads for reads that may touch the disk.
@@ -98,6 +101,8 @@ impl Broker {
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
         let levels = config.delay_levels_ms().to_vec();
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
+        let checks = folder.join("transactionChecks.json");
+        let transactions = Transactions::load(checks, &topics, &store, &offsets, &config)?;
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -111,6 +116,7 @@ impl Broker {
             clients: Clients::default(),
             locks: Locks::default(),
             schedule,
+            transactions,
             stats: Stats::default(),
             readers: Readers::start(2)?,
             registrar,
@@ -188,6 +194,7 @@ impl Broker {
     /// Ends everything that is not a loop: saves, flushes, closes the store.
     pub fn close(&self) -> io::Result<()> {
         self.readers.stop();
+        self.transactions.save(self, self.clock.now_ms());
         self.offsets.save();
         self.schedule.save();
         self.store.close()
@@ -198,6 +205,7 @@ impl Broker {
         let now_ms = self.clock.now_ms();
         let config = self.config();
         if tick.is_multiple_of((config.flush_consumer_offset_interval / 1000).max(1) as u64) {
+            self.transactions.save(self, now_ms);
             self.offsets.save();
         }
         self.relays.expire(now_ms);

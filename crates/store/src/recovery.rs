@@ -8,6 +8,7 @@
 //! (they are moved to `cut-<offset>/`), and below the checkpoint one bad record does not cost the
 //! records behind it. Java: `DefaultMessageStore.recover`, `CommitLog.recoverAbnormally`.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -30,6 +31,8 @@ use crate::scan::{Scanner, Step};
 
 /// Queues and index are written after this many scanned bytes, so that memory stays bounded.
 const SETTLE_BYTES: i64 = 64 << 20;
+/// Sources of delivered messages that are remembered; those of the last turns are what counts.
+const MAX_DELIVERED: usize = 1 << 20;
 /// Margin for stores whose checkpoint has only times (Java before 5.5).
 const MARGIN_MS: i64 = 3000;
 
@@ -41,6 +44,7 @@ pub(crate) struct Recovered {
     pub(crate) index: Option<Index>,
     pub(crate) deleted: DeletedTopics,
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) delivered: Vec<i64>,
 }
 
 struct Recovery<'a> {
@@ -56,6 +60,8 @@ struct Recovery<'a> {
     /// The newest entry on disk of all queues but the batch ones.
     newest: Option<Entry>,
     records: u64,
+    /// See [`crate::Store::delivered_before_start`].
+    delivered: VecDeque<i64>,
 }
 
 /// Recovers the store of `config`, whose lock the caller holds.
@@ -96,6 +102,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         crashed,
         newest: None,
         records: 0,
+        delivered: VecDeque::new(),
     };
     let cut = recovery.load_queues_up_to_certain()?;
     let io = OpenError::io(root);
@@ -110,8 +117,8 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         ms = watch.elapsed().as_millis() as u64,
         "store recovered"
     );
-    let Recovery { log, queues, index, deleted, checkpoint, .. } = recovery;
-    Ok(Recovered { log, queues, index, deleted, checkpoint })
+    let Recovery { log, queues, index, deleted, checkpoint, delivered, .. } = recovery;
+    Ok(Recovered { log, queues, index, deleted, checkpoint, delivered: delivered.into() })
 }
 
 /// The size of existing queue files, or the configured one in whole entries.
@@ -300,6 +307,12 @@ impl Recovery<'_> {
                     last = LastRecord { start: at, timestamp_ms: record.store_timestamp() };
                     at += record.total_len() as i64;
                     self.records += 1;
+                    if record.prepared_offset() > 0 {
+                        if self.delivered.len() == MAX_DELIVERED {
+                            self.delivered.pop_front();
+                        }
+                        self.delivered.push_back(record.prepared_offset());
+                    }
                     dispatch::to_queue(
                         self.config,
                         &self.queues,

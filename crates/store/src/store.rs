@@ -48,6 +48,7 @@ pub struct Store {
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<StoreLock>>,
+    delivered: Vec<i64>,
 }
 
 impl std::fmt::Debug for Store {
@@ -63,7 +64,7 @@ impl Store {
         let root = config.root.clone();
         std::fs::create_dir_all(&root).map_err(OpenError::io(&root))?;
         let lock = StoreLock::take(&root)?;
-        let Recovered { log, queues, index, deleted, checkpoint } =
+        let Recovered { log, queues, index, deleted, checkpoint, delivered } =
             recovery::recover(&config, &clock)?;
         lock_file::set_abort(&root).map_err(OpenError::io(&root))?;
         let store = Arc::new(Store {
@@ -80,6 +81,7 @@ impl Store {
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
             lock: Mutex::new(Some(lock)),
+            delivered,
         });
         store.start_threads().map_err(OpenError::io(&root))?;
         Ok(store)
@@ -95,6 +97,13 @@ impl Store {
         let work = work.spawn(move || maintenance::run(&signal, &store))?;
         self.threads.lock().extend([flush, work]);
         Ok(())
+    }
+
+    /// Physical offsets of messages whose delivered copies (those that carry a
+    /// `preparedTransactionOffset`) the recovery came across: everything that was delivered right
+    /// before a kill is among them, so that nothing is delivered again for want of its mark.
+    pub fn delivered_before_start(&self) -> &[i64] {
+        &self.delivered
     }
 
     pub(crate) fn log(&self) -> &CommitLog {

@@ -36,6 +36,14 @@ names! {
     TRAN_MSG = "TRAN_MSG";
     /// Producer group of a transaction.
     PGROUP = "PGROUP";
+    /// Transaction id of a half message: its unique id.
+    TRANSACTION_ID = "__transactionId__";
+    /// Seconds before the first question about a half message.
+    CHECK_IMMUNITY = "CHECK_IMMUNITY_TIME_IN_SECONDS";
+    /// Questions asked about a half message; written by Java brokers.
+    TRANSACTION_CHECK_TIMES = "TRANSACTION_CHECK_TIMES";
+    /// First half offset of a half message that a Java broker wrote again.
+    TRAN_PREPARED_QUEUE_OFFSET = "TRAN_PREPARED_QUEUE_OFFSET";
     /// Offset message id of the first copy.
     ORIGIN_MESSAGE_ID = "ORIGIN_MESSAGE_ID";
     /// Retry count of a client-side retry send.

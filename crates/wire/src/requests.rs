@@ -193,6 +193,31 @@ headers! {
         unit_mode: bool = "unitMode",
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
     }
+    /// 37. Java: `EndTransactionRequestHeader`.
+    EndTransaction ['a] {
+        producer_group: &'a str = "producerGroup",
+        tran_state_table_offset: i64 = "tranStateTableOffset",
+        commit_log_offset: i64 = "commitLogOffset",
+        commit_or_rollback: i32 = "commitOrRollback",
+        from_transaction_check: bool = "fromTransactionCheck",
+        msg_id: Option<&'a str> = "msgId",
+        transaction_id: Option<&'a str> = "transactionId",
+    }
+    /// 39. Java: `CheckTransactionStateRequestHeader`.
+    CheckTransaction ['a] {
+        topic: &'a str = "topic",
+        tran_state_table_offset: i64 = "tranStateTableOffset",
+        commit_log_offset: i64 = "commitLogOffset",
+        msg_id: Option<&'a str> = "msgId",
+        transaction_id: Option<&'a str> = "transactionId",
+        offset_msg_id: &'a str = "offsetMsgId",
+        broker_name: &'a str = "bname",
+    }
+    /// 323. Java: `ResumeCheckHalfMessageRequestHeader`.
+    ResumeCheck ['a] {
+        topic: Option<&'a str> = "topic",
+        msg_id: &'a str = "msgId",
+    }
     /// 38, 40, 203, 208: a consumer group, and for 208 a topic.
     ConsumerGroup ['a] {
         consumer_group: &'a str = "consumerGroup",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::ops::Range;
 
 use net::{Call, Handled, Refusal, Reply};
-use store::{AppendRefused, Appended};
+use store::Appended;
 use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
 use wire::header::{Head, Pairs, write_frame};
 use wire::message_id::{unique_id, write_offset_id};
@@ -16,10 +16,11 @@ use wire::requests::{SendMessage, SendMessageAnswer};
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX, check_topic, crc31};
 
 use crate::config::BrokerConfig;
+use crate::put::{illegal, put, refusal};
 use crate::reply;
-use crate::schedule;
 use crate::state::Broker;
 use crate::topics::{self, Topic, TopicQueue, Topics};
+use crate::transactions;
 use crate::turn::{FlushWait, Turn};
 
 /// Handles a send of any kind.
@@ -240,7 +241,7 @@ struct Target<'a> {
     host: SocketAddr,
 }
 
-/// Rewrites for delay and priority, then appends.
+/// Puts a message where it belongs, a half message where those wait.
 fn store_single(
     turn: &mut Turn,
     broker: &Arc<Broker>,
@@ -255,41 +256,11 @@ fn store_single(
         let start = key.as_ptr() as usize - text.as_ptr() as usize;
         start..start + key.len()
     });
-    if known.tran_msg.is_some_and(|t| t.eq_ignore_ascii_case("true")) {
-        // Half messages come with transactions; until then they must not become visible.
-        return Err(Refusal::new(
-            response::NO_PERMISSION,
-            format!("the broker[{}] sending transaction message is forbidden", broker.shown_ip()),
-        ));
-    }
-    let level = schedule::level_of(&known, broker.schedule.levels())?;
-    if level.is_none() && known.timer {
-        schedule::refuse_timer(text, turn.now_ms)?;
-    }
-    let delayed = level.map(|level| {
-        schedule::Delayed::new(
-            broker,
-            level,
-            &target.topic.config.topic_name,
-            target.queue_id,
-            text,
-        )
-    });
-    let (topic, queue, queue_id, text) = match &delayed {
-        Some(Some(delayed)) => {
-            (topics::SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str())
-        }
-        Some(None) => {
-            return Err(Refusal::new(response::SYSTEM_ERROR, "the delay topic is missing"));
-        }
-        None => (target.topic.config.topic_name.as_str(), &target.queue, target.queue_id, text),
-    };
-    check_properties(config, text)?;
-    let known = Known::scan(text);
+    let wait = !known.wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false"));
     let multi = if target.topic.config.topic_filter_type == "MULTI_TAG" { 0x2 } else { 0 };
     let new = NewRecord {
-        topic,
-        queue_id,
+        topic: &target.topic.config.topic_name,
+        queue_id: target.queue_id,
         flag: request.flag,
         sys_flag: (request.sys_flag | multi) & !(record::TRANSACTION_MASK | record::INNER_BATCH),
         born_timestamp: request.born_timestamp,
@@ -301,13 +272,11 @@ fn store_single(
         body_crc: crc31(call.body),
         properties: text,
     };
-    let appended =
-        broker.store.append(&queue.queue, &new, &known).map_err(|e| refusal(config, &e))?;
-    turn.arrived(queue, appended.end);
-    if delayed.is_some() {
-        broker.schedule.added(queue_id, appended.place.store_timestamp);
-    }
-    let wait = !known.wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false"));
+    let appended = if transactions::is_half(&known, new.reconsume_times) {
+        transactions::put_half(turn, broker, config, new)?
+    } else {
+        put(turn, broker, config, &target.queue, new)?
+    };
     Ok((appended, wait, uniq_key))
 }
 
@@ -380,35 +349,6 @@ fn check_body(config: &BrokerConfig, body: &[u8]) -> Result<(), Refusal> {
 
 fn check_properties(config: &BrokerConfig, text: &str) -> Result<(), Refusal> {
     if text.len() > MAX_PROPERTIES { Err(illegal(config)) } else { Ok(()) }
-}
-
-fn illegal(config: &BrokerConfig) -> Refusal {
-    Refusal::new(
-        response::MESSAGE_ILLEGAL,
-        format!(
-            "the message is illegal, maybe msg body or properties length not matched. msg body \
-             length limit {}B, msg properties length limit 32KB.",
-            config.max_message_size
-        ),
-    )
-}
-
-/// The answer to a refused append.
-pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
-    match refused {
-        AppendRefused::TooLarge { .. } => illegal(config),
-        AppendRefused::DiskFull | AppendRefused::Closed => Refusal::new(
-            response::SERVICE_NOT_AVAILABLE,
-            format!(
-                "service not available now. It may be caused by one of the following reasons: \
-                 the broker's disk is full [{refused}], messages are put to the slave, message \
-                 store has been shut down, etc."
-            ),
-        ),
-        AppendRefused::Poisoned | AppendRefused::QueueDeleted | AppendRefused::BatchQueue => {
-            Refusal::new(response::SYSTEM_ERROR, refused.to_string())
-        }
-    }
 }
 
 fn batch(

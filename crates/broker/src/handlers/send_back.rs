@@ -8,15 +8,15 @@ use store::{At, Wait};
 use wire::body::GroupConfig;
 use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
 use wire::message_id::offset_id;
-use wire::properties::{self, Known};
+use wire::properties;
 use wire::record::{self, NewRecord, Record, Scanned};
 use wire::requests::SendMessageBack;
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
 
+use crate::put::put;
 use crate::reply;
-use crate::schedule::Delayed;
 use crate::state::Broker;
-use crate::topics::{SCHEDULE_TOPIC, Topic};
+use crate::topics::Topic;
 use crate::turn::Turn;
 
 /// Handles a send-back.
@@ -126,28 +126,16 @@ fn append(
     text: &str,
     level: Option<usize>,
 ) -> Result<(), Refusal> {
-    let missing = || Refusal::new(response::SYSTEM_ERROR, "the retry topic has no queue");
-    let name = topic.config.topic_name.as_str();
-    let delayed = match level {
-        Some(level) => {
-            let mut text = text.to_owned();
-            properties::push(&mut text, properties::DELAY, &level.to_string());
-            Some(Delayed::new(broker, level, name, queue_id, &text).ok_or_else(missing)?)
-        }
-        None => None,
-    };
-    let (name, queue, id, text) = match &delayed {
-        Some(delayed) => {
-            (SCHEDULE_TOPIC, &delayed.queue, delayed.queue_id, delayed.properties.as_str())
-        }
-        None => (name, topic.queues.first().ok_or_else(missing)?, queue_id, text),
-    };
-    if text.len() > properties::MAX_PROPERTIES {
-        return Err(Refusal::new(response::SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED"));
+    let queue = usize::try_from(queue_id).ok().and_then(|id| topic.queues.get(id));
+    let queue = queue
+        .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the retry topic has no queue"))?;
+    let mut text = text.to_owned();
+    if let Some(level) = level {
+        properties::push(&mut text, properties::DELAY, &level.to_string());
     }
     let new = NewRecord {
-        topic: name,
-        queue_id: id,
+        topic: &topic.config.topic_name,
+        queue_id,
         flag: record.flag(),
         sys_flag: record.sys_flag(),
         born_timestamp: record.born_timestamp(),
@@ -157,16 +145,15 @@ fn append(
         prepared_offset: 0,
         body: record.body(),
         body_crc: record.body_crc(),
-        properties: text,
+        properties: &text,
     };
-    let appended =
-        broker.store.append(&queue.queue, &new, &Known::scan(text)).map_err(|error| {
-            tracing::warn!(%error, "a message cannot be given back");
-            Refusal::new(response::SYSTEM_ERROR, error.to_string())
-        })?;
-    turn.arrived(queue, appended.end);
-    if delayed.is_some() {
-        broker.schedule.added(id, appended.place.store_timestamp);
-    }
-    Ok(())
+    let config = broker.config();
+    put(turn, broker, &config, queue, new).map(drop).map_err(|refused| {
+        tracing::warn!(?refused, "a message cannot be given back");
+        // As Java names every cause here.
+        let too_long = refused.code == response::MESSAGE_ILLEGAL;
+        let remark =
+            if too_long { Some("PROPERTIES_SIZE_EXCEEDED".into()) } else { refused.remark };
+        Refusal { code: response::SYSTEM_ERROR, remark }
+    })
 }

@@ -1,0 +1,141 @@
+//! 37: a producer ends a transaction; 323: an operator has a parked one asked about again.
+//! Java: `EndTransactionProcessor`, `AdminBrokerProcessor.resumeCheckHalfMessage`.
+
+use std::sync::Arc;
+
+use net::{Call, Handled, Refusal, Reply};
+use store::{At, Wait};
+use wire::codes::response;
+use wire::message_id::parse_offset_id;
+use wire::properties;
+use wire::record::{
+    self, NewRecord, Record, Scanned, TRANSACTION_COMMIT, TRANSACTION_MASK, TRANSACTION_ROLLBACK,
+};
+use wire::requests::{EndTransaction, ResumeCheck};
+
+use crate::put;
+use crate::state::Broker;
+use crate::transactions::{self, HALF_TOPIC, copy_of, immunity_ms};
+use crate::turn::Turn;
+
+fn refuse(text: &'static str) -> Refusal {
+    Refusal::new(response::SYSTEM_ERROR, text)
+}
+
+/// 37. "Unknown" is never answered, as in the original.
+pub fn end(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: EndTransaction<'_> = call.fields()?;
+    match request.commit_or_rollback {
+        0 => return Ok(Reply::Never),
+        TRANSACTION_COMMIT | TRANSACTION_ROLLBACK => {}
+        _ => return Err(refuse("commitOrRollback field wrong: 0, 8 or 12 is wanted")),
+    }
+    let broker = Arc::clone(&turn.broker);
+    let mut bytes = std::mem::take(&mut turn.records);
+    bytes.clear();
+    // It was sent moments ago and is nearly always cached; one that is not is worth the wait.
+    let found = broker.store.at(request.commit_log_offset, Wait::MayBlock, &mut bytes);
+    let done = match (found, record::scan(&bytes)) {
+        (At::Found, Ok(Scanned::Record(half))) if half.topic() == HALF_TOPIC => {
+            end_half(turn, &broker, &request, &half)
+        }
+        _ => Err(refuse("Find prepared transaction message failed")),
+    };
+    turn.records = bytes;
+    if let Err(refused) = &done {
+        tracing::debug!(?refused, group = request.producer_group, "a transaction is not ended");
+    }
+    done.map(|()| Reply::Ok)
+}
+
+fn end_half(
+    turn: &mut Turn,
+    broker: &Arc<Broker>,
+    request: &EndTransaction<'_>,
+    half: &Record<'_>,
+) -> Result<(), Refusal> {
+    let text = half.properties();
+    let age_ms = turn.now_ms - half.store_timestamp();
+    if !request.from_transaction_check
+        && properties::get(text, properties::CHECK_IMMUNITY).is_some()
+        && age_ms > immunity_ms(&broker.config(), text)
+    {
+        let text = "the time to end this transaction unasked is over; the broker will ask";
+        return Err(Refusal::new(response::ILLEGAL_OPERATION, text));
+    }
+    if properties::get(text, properties::PGROUP) != Some(request.producer_group) {
+        return Err(refuse("The producer group wrong"));
+    }
+    if half.queue_offset() != request.tran_state_table_offset {
+        return Err(refuse("The transaction state table offset wrong"));
+    }
+    finish(turn, broker, request.commit_or_rollback, half)
+}
+
+/// Commits or rolls back a half message that is still open.
+pub fn finish(
+    turn: &mut Turn,
+    broker: &Arc<Broker>,
+    how: i32,
+    half: &Record<'_>,
+) -> Result<(), Refusal> {
+    let offset = half.queue_offset();
+    let Some(open) = broker.transactions.take(offset) else {
+        return Err(refuse("The transaction was ended before"));
+    };
+    if how == TRANSACTION_COMMIT
+        && let Err(refused) = deliver(turn, broker, half)
+    {
+        broker.transactions.give_back(offset, open);
+        return Err(refused);
+    }
+    broker.transactions.ended(offset);
+    Ok(())
+}
+
+/// Puts the copy of a committed half message under its real topic. As the original, the text
+/// keeps `TRAN_MSG`, by which clients know the transaction id.
+fn deliver(turn: &mut Turn, broker: &Arc<Broker>, half: &Record<'_>) -> Result<(), Refusal> {
+    let text = half.properties();
+    let topic = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
+    let id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse::<i32>().ok());
+    let queue = id.and_then(|id| broker.topics.queue(topic, id)).ok_or_else(|| {
+        let text = format!("topic[{topic}] not exist, the transaction stays open");
+        Refusal::new(response::TOPIC_NOT_EXIST, text)
+    })?;
+    let kept = properties::without(text, &[properties::REAL_TOPIC, properties::REAL_QID]);
+    let new = NewRecord {
+        topic,
+        queue_id: id.unwrap_or(0),
+        sys_flag: half.sys_flag() & !TRANSACTION_MASK | TRANSACTION_COMMIT,
+        prepared_offset: half.physical_offset(),
+        ..copy_of(half, &kept)
+    };
+    let config = broker.config();
+    let appended = put::put(turn, broker, &config, &queue, new)?;
+    if let Some(topic) = broker.topics.get(topic) {
+        topic.puts.add(1);
+    }
+    broker.stats.puts.add(1);
+    broker.stats.put_bytes.add(appended.len as u64);
+    Ok(())
+}
+
+/// 323: writes a parked half message as a new one, with all its questions before it.
+pub fn resume_check(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: ResumeCheck<'_> = call.fields()?;
+    let failed = || refuse("Put message back to RMQ_SYS_TRANS_HALF_TOPIC failed.");
+    let broker = Arc::clone(&turn.broker);
+    let (_, offset) = parse_offset_id(request.msg_id).ok_or_else(failed)?;
+    let mut bytes = Vec::new();
+    if broker.store.at(offset as i64, Wait::MayBlock, &mut bytes) != At::Found {
+        return Err(failed());
+    }
+    let Ok(Scanned::Record(parked)) = record::scan(&bytes) else { return Err(failed()) };
+    let text = parked.properties();
+    let topic = properties::get(text, properties::REAL_TOPIC).ok_or_else(failed)?;
+    let queue_id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse().ok());
+    let new = NewRecord { topic, queue_id: queue_id.ok_or_else(failed)?, ..copy_of(&parked, text) };
+    transactions::put_half(turn, &broker, &broker.config(), new)?;
+    Ok(Reply::Ok)
+}

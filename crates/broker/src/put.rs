@@ -1,0 +1,96 @@
+//! Putting one message where it belongs: under its topic, or where delayed messages wait.
+//! Every message of the broker's own making and every single send goes through here.
+
+use std::sync::Arc;
+
+use net::Refusal;
+use store::{AppendRefused, Appended};
+use wire::codes::response;
+use wire::properties::{Known, MAX_PROPERTIES};
+use wire::record::NewRecord;
+
+use crate::config::BrokerConfig;
+use crate::schedule::{self, Delayed};
+use crate::state::Broker;
+use crate::topics::{SCHEDULE_TOPIC, TopicQueue};
+use crate::turn::Turn;
+
+/// Appends `new`, which is meant for `queue`. Java: `DefaultMessageStore.putMessage` with its
+/// hooks. Errors: 13 for properties that are too long or a delay that is no number, 14 for a full
+/// disk, 1 else.
+pub fn put(
+    turn: &mut Turn,
+    broker: &Arc<Broker>,
+    config: &BrokerConfig,
+    queue: &Arc<TopicQueue>,
+    new: NewRecord<'_>,
+) -> Result<Appended, Refusal> {
+    let known = Known::scan(new.properties);
+    let level = schedule::level_of(&known, broker.schedule.levels())?;
+    let Some(level) = level else {
+        if known.timer {
+            schedule::refuse_timer(new.properties, turn.now_ms)?;
+        }
+        return append(turn, broker, config, queue, &new, &known);
+    };
+    let delayed = Delayed::new(broker, level, new.topic, new.queue_id, new.properties)
+        .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the delay topic is missing"))?;
+    let waiting = NewRecord {
+        topic: SCHEDULE_TOPIC,
+        queue_id: delayed.queue_id,
+        properties: &delayed.properties,
+        ..new
+    };
+    let known = Known::scan(waiting.properties);
+    let appended = append(turn, broker, config, &delayed.queue, &waiting, &known)?;
+    broker.schedule.added(delayed.queue_id, appended.place.store_timestamp);
+    Ok(appended)
+}
+
+/// Appends a record as it is to the queue that it names.
+pub fn append(
+    turn: &mut Turn,
+    broker: &Broker,
+    config: &BrokerConfig,
+    queue: &Arc<TopicQueue>,
+    new: &NewRecord<'_>,
+    known: &Known<'_>,
+) -> Result<Appended, Refusal> {
+    if new.properties.len() > MAX_PROPERTIES {
+        return Err(illegal(config));
+    }
+    let appended =
+        broker.store.append(&queue.queue, new, known).map_err(|e| refusal(config, &e))?;
+    turn.arrived(queue, appended.end);
+    Ok(appended)
+}
+
+/// Java's answer to a body or properties over their limit.
+pub fn illegal(config: &BrokerConfig) -> Refusal {
+    Refusal::new(
+        response::MESSAGE_ILLEGAL,
+        format!(
+            "the message is illegal, maybe msg body or properties length not matched. msg body \
+             length limit {}B, msg properties length limit 32KB.",
+            config.max_message_size
+        ),
+    )
+}
+
+/// The answer to a refused append.
+pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
+    match refused {
+        AppendRefused::TooLarge { .. } => illegal(config),
+        AppendRefused::DiskFull | AppendRefused::Closed => Refusal::new(
+            response::SERVICE_NOT_AVAILABLE,
+            format!(
+                "service not available now. It may be caused by one of the following reasons: \
+                 the broker's disk is full [{refused}], messages are put to the slave, message \
+                 store has been shut down, etc."
+            ),
+        ),
+        AppendRefused::Poisoned | AppendRefused::QueueDeleted | AppendRefused::BatchQueue => {
+            Refusal::new(response::SYSTEM_ERROR, refused.to_string())
+        }
+    }
+}
