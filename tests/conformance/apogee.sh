@@ -84,6 +84,8 @@ mappedFileSizeCommitLog=104857600
 diskMaxUsedSpaceRatio=95
 autoCreateTopicEnable=true
 enablePropertyFilter=true
+transactionTimeOut=2000
+transactionCheckInterval=2000
 C
       [ -z "$conf" ] || cat "$conf" >>"$home/broker.properties"
       launch ;;

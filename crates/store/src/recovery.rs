@@ -14,6 +14,7 @@ use std::io;
 use std::path::Path;
 
 use base::clock::{Clock, Stopwatch};
+use wire::record::{TRANSACTION_COMMIT, TRANSACTION_MASK};
 
 use crate::api::{Entry, FlushMode, OpenError, StoreConfig, Wait};
 use crate::batch_queue;
@@ -307,7 +308,9 @@ impl Recovery<'_> {
                     last = LastRecord { start: at, timestamp_ms: record.store_timestamp() };
                     at += record.total_len() as i64;
                     self.records += 1;
-                    if record.prepared_offset() > 0 {
+                    if record.prepared_offset() > 0
+                        || record.sys_flag() & TRANSACTION_MASK == TRANSACTION_COMMIT
+                    {
                         if self.delivered.len() == MAX_DELIVERED {
                             self.delivered.pop_front();
                         }

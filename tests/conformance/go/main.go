@@ -38,6 +38,7 @@ func main() {
 	together = append(together, groupScenarios()...)
 	together = append(together, sendScenarios()...)
 	together = append(together, consumeScenarios()...)
+	together = append(together, transactionScenarios()...)
 	alone = append(alone, timedScenarios()...)
 	alone = append(alone, outageScenarios()...)
 	if only := os.Getenv("ONLY"); only != "" {

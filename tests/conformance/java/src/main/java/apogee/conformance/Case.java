@@ -18,6 +18,7 @@ import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
@@ -60,6 +61,16 @@ final class Case {
         p.setNamesrvAddr(server.namesrv);
         p.setInstanceName(instance());
         p.setSendMsgTimeout(10_000);
+        atEnd(p::shutdown);
+        return p;
+    }
+
+    TransactionMQProducer newTransactionProducer() {
+        TransactionMQProducer p = new TransactionMQProducer(name("producer"));
+        p.setNamesrvAddr(server.namesrv);
+        p.setInstanceName(instance());
+        p.setSendMsgTimeout(10_000);
+        p.setHeartbeatBrokerInterval(1000);
         atEnd(p::shutdown);
         return p;
     }

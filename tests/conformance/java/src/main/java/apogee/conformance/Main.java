@@ -39,6 +39,7 @@ public final class Main {
         RetryScenarios.list(together);
         PullScenarios.list(together);
         GroupScenarios.list(together);
+        TransactionScenarios.list(together);
         TimedScenarios.list(alone);
         ErrorScenarios.list(together, alone);
         OutageScenarios.list(alone);

@@ -10,8 +10,10 @@ import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeOrderlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerOrderly;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.LocalTransactionState;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
@@ -24,6 +26,7 @@ final class OutageScenarios {
     static void list(List<Scenario> l) {
         l.add(new Scenario("push-orderly-restart", 150, OutageScenarios::orderly));
         l.add(new Scenario("broker-killed", 150, OutageScenarios::killed));
+        l.add(new Scenario("transaction-broker-killed", 150, OutageScenarios::transaction));
     }
 
     private static CompletableFuture<Void> outage(Case c, String variable) {
@@ -116,5 +119,24 @@ final class OutageScenarios {
         outage.get();
         Set<String> all = new TreeSet<>(Case.numbers(0, sent));
         Wait.until("all " + sent + " received", 60_000, () -> inbox.bodies().containsAll(all));
+    }
+
+    /** Undecided before the kill, decided by a question after it. */
+    private static void transaction(Case c) throws Exception {
+        String topic = c.topic(1);
+        Inbox inbox = new Inbox();
+        c.push(c.name("group"), topic, "*", inbox);
+        TransactionScenarios.Decider decider = new TransactionScenarios.Decider();
+        decider.decides = false;
+        TransactionMQProducer p = TransactionScenarios.producer(c, decider);
+        for (String body : new String[] {"c1", "r1", "c2"}) {
+            TransactionScenarios.send(p, topic, body, LocalTransactionState.UNKNOW);
+        }
+        TransactionScenarios.send(p, topic, "c3", null);
+        inbox.await(1, 20_000);
+        c.server.shell("KILL_BROKER", 120);
+        decider.decides = true;
+        Wait.until("both committed", 60_000, () -> inbox.bodies().size() == 3);
+        Check.equal("bodies", "[c1, c2, c3]", inbox.bodies().toString());
     }
 }
