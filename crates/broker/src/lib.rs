@@ -10,6 +10,7 @@ mod config_keys;
 pub mod groups;
 pub mod handlers;
 pub mod locks;
+pub mod marks;
 pub mod offsets;
 pub mod put;
 pub mod readers;

@@ -7,18 +7,17 @@
 //! question costs no write. Files and offsets are Java's, so each side goes on where the other
 //! stopped. Java: `TransactionalMessageServiceImpl`.
 //!
-//! The marks of a turn are one record, in the same write as the copies that they belong to.
 //! Should a kill fall between a copy and its mark, the copy itself is the mark: it names its half
 //! message, and recovery remembers such names ([`store::Store::delivered_before_start`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use net::Refusal;
 use parking_lot::Mutex;
-use store::{At, Entry, Store, Wait};
+use store::{At, Store, Wait};
 use wire::codes::{request, response};
 use wire::header::{Head, write_frame};
 use wire::json::{Value, object};
@@ -26,13 +25,13 @@ use wire::message_id::offset_id;
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Place, Record, Scanned};
 use wire::requests::CheckTransaction;
-use wire::text::crc31;
 
 use crate::config::BrokerConfig;
+use crate::marks::{Marks, Names, copy_of, each_record};
 use crate::offsets::Offsets;
 use crate::put;
 use crate::state::Broker;
-use crate::topics::{TopicQueue, Topics};
+use crate::topics::Topics;
 use crate::turn::{OVERLOAD, Turn};
 
 /// Where half messages wait, in queue 0.
@@ -48,10 +47,6 @@ pub const GROUP: &str = "CID_RMQ_SYS_TRANS";
 const PER_TURN: usize = 64;
 /// Pause while a half message is fetched from disk.
 const WARM_MS: i64 = 5;
-/// Bytes of an op record. Java: `transactionOpMsgMaxSize`.
-const OP_BYTES: usize = 4096;
-/// Op records whose ends are remembered together.
-const OPS_PER_RUN: usize = 256;
 
 /// One open half message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,38 +61,18 @@ pub struct Open {
     pub checks: i32,
 }
 
-/// Some op records in a row.
-struct OpRun {
-    first: i64,
-    count: usize,
-    /// The newest half message that one of them ends.
-    last_half: i64,
-}
-
-/// Progress that counts once the log is on disk up to `end`.
-struct Mark {
-    half: i64,
-    op: i64,
-    end: i64,
-}
-
 #[derive(Default)]
 struct State {
     /// By offset in the half queue.
     open: BTreeMap<i64, Open>,
     /// When and which half message is asked about next.
     due: BTreeSet<(i64, i64)>,
-    /// Ended, but not yet marked so in the log.
-    ended: Vec<i64>,
-    ops: VecDeque<OpRun>,
-    mark: Option<Mark>,
     checks_changed: bool,
 }
 
 /// The transactions of a broker.
 pub struct Transactions {
-    half: Arc<TopicQueue>,
-    op: Arc<TopicQueue>,
+    marks: Marks,
     state: Mutex<State>,
     next_due: AtomicI64,
     path: PathBuf,
@@ -135,7 +110,7 @@ pub fn put_half(
     properties::push(&mut text, properties::REAL_QID, &new.queue_id.to_string());
     let half = NewRecord { topic: HALF_TOPIC, queue_id: 0, properties: &text, ..new };
     let known = Known::scan(&text);
-    let appended = put::append(turn, broker, config, &transactions.half, &half, &known)?;
+    let appended = put::append(turn, broker, config, &transactions.marks.source, &half, &known)?;
     let stored_ms = appended.place.store_timestamp;
     transactions.opened(
         appended.place.queue_offset,
@@ -179,42 +154,19 @@ impl Transactions {
             file.as_ref().and_then(|file| file.get("checks")).map_or(&[][..], Value::pairs);
         let counts: BTreeMap<i64, i64> =
             counts.iter().filter_map(|(half, n)| Some((half.int()?, n.int()?))).collect();
-        let queue = |topic: &str| {
-            topics.queue(topic, 0).unwrap_or_else(|| {
-                let queue = store.queue_or_create(topic, 0);
-                Arc::new(TopicQueue { queue, waiters: Default::default() })
-            })
-        };
+        let names = Names { source: HALF_TOPIC, marks: OP_TOPIC, group: GROUP };
+        let mut ended = HashSet::new();
+        let (marks, start) = Marks::load(names, topics, store, offsets, |half| {
+            ended.insert(half);
+        });
         let transactions = Transactions {
-            half: queue(HALF_TOPIC),
-            op: queue(OP_TOPIC),
+            marks,
             state: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
             path,
         };
-        let start = |queue: &TopicQueue| {
-            let saved = offsets.get(GROUP, queue.queue.topic(), 0).unwrap_or(0);
-            saved.clamp(queue.queue.min_offset(), queue.queue.next_offset())
-        };
-        let (half_start, op_start) = (start(&transactions.half), start(&transactions.op));
-        let ended = transactions.load_ops(store, op_start);
-        transactions.load_halves(store, config, half_start, &ended, &counts);
+        transactions.load_halves(store, config, start, &ended, &counts);
         Ok(transactions)
-    }
-
-    fn load_ops(&self, store: &Store, start: i64) -> HashSet<i64> {
-        let mut ended = HashSet::new();
-        let mut state = self.state.lock();
-        each_record(store, &self.op, start, |offset, _, record| {
-            let text = String::from_utf8_lossy(record.body());
-            let mut last_half = -1;
-            for half in text.split(',').filter_map(|half| half.trim().parse::<i64>().ok()) {
-                last_half = last_half.max(half);
-                ended.insert(half);
-            }
-            state.noted(offset, last_half);
-        });
-        ended
     }
 
     fn load_halves(
@@ -226,8 +178,7 @@ impl Transactions {
         counts: &BTreeMap<i64, i64>,
     ) {
         let delivered: HashSet<i64> = store.delivered_before_start().iter().copied().collect();
-        let mut lost_marks = Vec::new();
-        each_record(store, &self.half, start, |offset, entry, record| {
+        each_record(store, &self.marks.source, start, |offset, entry, record| {
             let text = record.properties();
             let number = |name| properties::get(text, name).and_then(|n| n.parse::<i64>().ok());
             let first = number(properties::TRAN_PREPARED_QUEUE_OFFSET);
@@ -235,7 +186,7 @@ impl Transactions {
                 return;
             }
             if delivered.contains(&entry.physical_offset) {
-                lost_marks.push(offset);
+                self.marks.settle(offset); // its mark was lost by a kill
                 return;
             }
             let checks = counts.get(&offset).copied();
@@ -254,11 +205,10 @@ impl Transactions {
                 },
             );
         });
-        let mut state = self.state.lock();
-        if !state.open.is_empty() {
-            tracing::info!(open = state.open.len(), "transactions are open");
+        let open = self.count();
+        if open > 0 {
+            tracing::info!(open, "transactions are open");
         }
-        state.ended = lost_marks;
     }
 
     fn opened(&self, half: i64, open: Open) {
@@ -300,12 +250,13 @@ impl Transactions {
 
     /// Notes that a taken transaction is ended; the mark goes to the log with this turn.
     pub fn ended(&self, half: i64) {
-        self.state.lock().ended.push(half);
+        self.marks.settle(half);
     }
 
     /// Saves the counts of questions, and the progress up to what is on disk.
     pub fn save(&self, broker: &Broker, now_ms: i64) {
-        self.save_progress(broker, now_ms);
+        let open = self.state.lock().open.keys().next().copied();
+        self.marks.save_progress(broker, open, now_ms);
         let checks = {
             let mut state = self.state.lock();
             if !std::mem::take(&mut state.checks_changed) {
@@ -319,31 +270,6 @@ impl Transactions {
             self.state.lock().checks_changed = true;
             tracing::error!(path = %self.path.display(), %error, "cannot save the check counts");
         }
-    }
-
-    /// Moves the saved offsets to what the last call found, if the log is on disk so far: a mark
-    /// that power loss takes away must not be passed over.
-    fn save_progress(&self, broker: &Broker, now_ms: i64) {
-        let water = broker.store.watermarks();
-        let mut state = self.state.lock();
-        let half = state.open.keys().next().copied();
-        let half = half.unwrap_or_else(|| self.half.queue.next_offset());
-        if let Some(mark) = state.mark.take_if(|mark| mark.end <= water.flushed) {
-            let offsets = [(HALF_TOPIC, mark.half.min(half)), (OP_TOPIC, mark.op)];
-            for (topic, offset) in offsets {
-                if broker.offsets.get(GROUP, topic, 0).unwrap_or(0) < offset {
-                    broker.offsets.commit(GROUP, topic, 0, offset, now_ms);
-                }
-            }
-        }
-        if state.mark.is_some() || !state.ended.is_empty() {
-            return;
-        }
-        while state.ops.front().is_some_and(|run| run.last_half < half) {
-            state.ops.pop_front();
-        }
-        let op = state.ops.front().map_or_else(|| self.op.queue.next_offset(), |run| run.first);
-        state.mark = Some(Mark { half, op, end: water.appended });
     }
 
     fn update_next_due(&self, state: &State) {
@@ -380,88 +306,10 @@ impl Transactions {
     }
 }
 
-impl State {
-    /// Remembers which half messages an op record ends.
-    fn noted(&mut self, op_offset: i64, last_half: i64) {
-        match self.ops.back_mut() {
-            Some(run) if run.count < OPS_PER_RUN => {
-                run.count += 1;
-                run.last_half = run.last_half.max(last_half);
-            }
-            _ => self.ops.push_back(OpRun { first: op_offset, count: 1, last_half }),
-        }
-    }
-}
-
-/// Calls `each` with every readable record of a queue from an offset on.
-fn each_record(
-    store: &Store,
-    queue: &TopicQueue,
-    start: i64,
-    mut each: impl FnMut(i64, Entry, &Record<'_>),
-) {
-    let mut bytes = Vec::new();
-    for offset in start..queue.queue.next_offset() {
-        let Some(entry) = queue.queue.entry(store, offset) else { continue };
-        bytes.clear();
-        if store.at(entry.physical_offset, Wait::MayBlock, &mut bytes) == At::Found
-            && let Ok(Scanned::Record(record)) = record::scan(&bytes)
-        {
-            each(offset, entry, &record);
-        }
-    }
-}
-
 /// Writes the marks of the transactions that ended in this turn. Called before its commit.
 pub fn write_marks(turn: &mut Turn) {
     let broker = Arc::clone(&turn.broker);
-    let transactions = &broker.transactions;
-    let ended = {
-        let mut state = transactions.state.lock();
-        if state.ended.is_empty() {
-            return;
-        }
-        std::mem::take(&mut state.ended)
-    };
-    let config = broker.config();
-    let host = broker.own_host();
-    let mut rest = ended.as_slice();
-    while !rest.is_empty() {
-        let mut body = String::new();
-        let mut count = 0;
-        while count < rest.len() && body.len() < OP_BYTES - 20 {
-            body.push_str(&rest[count].to_string());
-            body.push(',');
-            count += 1;
-        }
-        let new = NewRecord {
-            topic: OP_TOPIC,
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: turn.now_ms,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_offset: 0,
-            body: body.as_bytes(),
-            body_crc: crc31(body.as_bytes()),
-            properties: "WAIT\u{1}true\u{2}TAGS\u{1}d\u{2}",
-        };
-        let known = Known::scan(new.properties);
-        match put::append(turn, &broker, &config, &transactions.op, &new, &known) {
-            Ok(appended) => {
-                let last_half = rest[..count].iter().max().copied().unwrap_or(-1);
-                transactions.state.lock().noted(appended.place.queue_offset, last_half);
-                rest = &rest[count..];
-            }
-            Err(error) => {
-                tracing::error!(?error, "ends of transactions cannot be noted yet");
-                transactions.state.lock().ended.extend_from_slice(rest);
-                return;
-            }
-        }
-    }
+    broker.transactions.marks.write(turn);
 }
 
 /// Asks producers about the transactions whose time has come. Called at the end of every turn.
@@ -569,24 +417,6 @@ fn ask(broker: &Broker, config: &BrokerConfig, half: i64, record: &Record<'_>) {
         out[start..start + 4].fill(0);
     });
     peer.send(frame);
-}
-
-/// The record as a new one with other properties.
-pub fn copy_of<'a>(record: &Record<'a>, properties: &'a str) -> NewRecord<'a> {
-    NewRecord {
-        topic: record.topic(),
-        queue_id: record.queue_id(),
-        flag: record.flag(),
-        sys_flag: record.sys_flag(),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        store_host: record.store_host(),
-        reconsume_times: record.reconsume_times(),
-        prepared_offset: record.prepared_offset(),
-        body: record.body(),
-        body_crc: record.body_crc(),
-        properties,
-    }
 }
 
 /// Moves a half message that nobody decided to where an operator finds it.

@@ -13,9 +13,10 @@ use wire::record::{
 };
 use wire::requests::{EndTransaction, ResumeCheck};
 
+use crate::marks::copy_of;
 use crate::put;
 use crate::state::Broker;
-use crate::transactions::{self, HALF_TOPIC, copy_of, immunity_ms};
+use crate::transactions::{self, HALF_TOPIC, immunity_ms};
 use crate::turn::Turn;
 
 fn refuse(text: &'static str) -> Refusal {
