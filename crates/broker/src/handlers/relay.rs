@@ -15,10 +15,12 @@ use wire::message_id::parse_offset_id;
 use wire::requests::ClientOfGroup;
 
 use crate::state::Broker;
-use crate::turn::Turn;
+use crate::turn::{OVERLOAD, Turn};
 
 /// How long a consumer may take.
 const TIMEOUT_MS: i64 = 10_000;
+/// Questions that wait at once.
+const MAX_WAITING: usize = 1024;
 /// Versions below this cannot answer. Java: `V3_1_8_SNAPSHOT`.
 const MIN_VERSION: i32 = 62;
 
@@ -116,7 +118,13 @@ fn ask(turn: &Turn, call: &Call<'_>, extra: &[(&str, &str)], body: Option<&[u8]>
         deadline_ms: turn.now_ms + TIMEOUT_MS,
         about,
     };
-    broker.relays.waiting.lock().insert((member.peer.id(), opaque), question);
+    {
+        let mut waiting = broker.relays.waiting.lock();
+        if waiting.len() >= MAX_WAITING {
+            return Err(Refusal::new(response::SYSTEM_BUSY, OVERLOAD));
+        }
+        waiting.insert((member.peer.id(), opaque), question);
+    }
     member.peer.send(frame);
     Ok(Reply::Later)
 }
