@@ -131,6 +131,14 @@ base::config! {
             "Questions after which an open transaction is parked in TRANS_CHECK_MAX_TIME_TOPIC";
         "maxOpenTransactions" max_open_transactions: i32 [1..=100_000_000] = 1_000_000, Hot,
             "Limit: transactions open at the same time; more half messages are refused. Ours";
+        "timerWheelEnable" timer_wheel_enable: bool = true, Hot,
+            "Whether messages for any time are taken";
+        "timerMaxDelaySec" timer_max_delay_sec: i64 = 259_200, Hot,
+            "Seconds that a message may wait at most";
+        "maxPendingTimers" max_pending_timers: i32 [1..=1_000_000_000] = 10_000_000, Hot,
+            "Limit: messages that wait for their time; more are refused. Ours";
+        "recallMessageEnable" recall_message_enable: bool = true, Hot,
+            "Whether waiting messages may be recalled; off in the original";
         "flushConsumerOffsetInterval" flush_consumer_offset_interval: i32 = 5000, Hot,
             "Milliseconds between saves of consumer offsets";
         "channelExpiredTimeout" channel_expired_timeout: i64 = 120_000, Hot,

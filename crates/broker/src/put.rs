@@ -12,8 +12,18 @@ use wire::record::NewRecord;
 use crate::config::BrokerConfig;
 use crate::schedule::{self, Delayed};
 use crate::state::Broker;
+use crate::timers;
 use crate::topics::{SCHEDULE_TOPIC, TopicQueue};
 use crate::turn::Turn;
+
+/// Where a message was put.
+#[derive(Debug, Clone, Copy)]
+pub struct Put {
+    /// Its place, under its own topic or where it waits.
+    pub appended: Appended,
+    /// What its recall handle says of the time, if it waits for one.
+    pub recall_ms: Option<i64>,
+}
 
 /// Appends `new`, which is meant for `queue`. Java: `DefaultMessageStore.putMessage` with its
 /// hooks. Errors: 13 for properties that are too long or a delay that is no number, 14 for a full
@@ -24,14 +34,19 @@ pub fn put(
     config: &BrokerConfig,
     queue: &Arc<TopicQueue>,
     new: NewRecord<'_>,
-) -> Result<Appended, Refusal> {
+) -> Result<Put, Refusal> {
     let known = Known::scan(new.properties);
     let level = schedule::level_of(&known, broker.schedule.levels())?;
     let Some(level) = level else {
-        if known.timer {
-            schedule::refuse_timer(new.properties, turn.now_ms)?;
+        if known.timer
+            && known.timer_out.is_none()
+            && let Some(due_ms) = timers::wanted_ms(config, &known, new.properties, turn.now_ms)?
+        {
+            let (appended, out_ms) = timers::put_timer(turn, broker, config, new, due_ms)?;
+            return Ok(Put { appended, recall_ms: Some(out_ms) });
         }
-        return append(turn, broker, config, queue, &new, &known);
+        let appended = append(turn, broker, config, queue, &new, &known)?;
+        return Ok(Put { appended, recall_ms: None });
     };
     let delayed = Delayed::new(broker, level, new.topic, new.queue_id, new.properties)
         .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the delay topic is missing"))?;
@@ -44,7 +59,7 @@ pub fn put(
     let known = Known::scan(waiting.properties);
     let appended = append(turn, broker, config, &delayed.queue, &waiting, &known)?;
     broker.schedule.added(delayed.queue_id, appended.place.store_timestamp);
-    Ok(appended)
+    Ok(Put { appended, recall_ms: None })
 }
 
 /// Appends a record as it is to the queue that it names.

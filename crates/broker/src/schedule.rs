@@ -178,30 +178,6 @@ pub fn level_of(known: &Known<'_>, levels: &[i64]) -> Result<Option<usize>, Refu
     Ok(usize::try_from(level).ok().filter(|level| *level > 0).map(|level| level.min(levels.len())))
 }
 
-/// Lets a timer message pass whose time is over; refuses others until timers are served.
-pub fn refuse_timer(text: &str, now_ms: i64) -> Result<(), Refusal> {
-    let number = |name: &str| properties::get(text, name).map(str::parse::<i64>);
-    let due = number(properties::TIMER_DELAY_SEC)
-        .map(|sec| sec.map(|sec| now_ms.saturating_add(sec.saturating_mul(1000))))
-        .or_else(|| {
-            number(properties::TIMER_DELAY_MS).map(|ms| ms.map(|ms| now_ms.saturating_add(ms)))
-        })
-        .or_else(|| number(properties::TIMER_DELIVER_MS));
-    match due {
-        None => Ok(()),
-        Some(Ok(due)) if due <= now_ms => Ok(()),
-        Some(Ok(_)) => Err(Refusal::new(
-            response::SYSTEM_ERROR,
-            "accurate timer message is not enabled, timerWheelEnable is false",
-        )),
-        Some(Err(_)) => Err(Refusal::new(
-            response::MESSAGE_ILLEGAL,
-            "timer message illegal, the delay time should not be bigger than the max delay \
-             259200000ms; or if set del msg, the delay time should be bigger than the current time",
-        )),
-    }
-}
-
 /// A message on its way to the delay topic.
 pub struct Delayed {
     /// Queue of the level.
@@ -223,7 +199,15 @@ impl Delayed {
     ) -> Option<Delayed> {
         let level_queue = level as i32 - 1;
         let queue = broker.topics.queue(SCHEDULE_TOPIC, level_queue)?;
-        let mut text = properties::without(text, &[properties::REAL_TOPIC, properties::REAL_QID]);
+        // A level wins over a time.
+        let dropped = [
+            properties::REAL_TOPIC,
+            properties::REAL_QID,
+            properties::TIMER_DELAY_SEC,
+            properties::TIMER_DELAY_MS,
+            properties::TIMER_DELIVER_MS,
+        ];
+        let mut text = properties::without(text, &dropped);
         properties::push(&mut text, properties::REAL_TOPIC, topic);
         properties::push(&mut text, properties::REAL_QID, &queue_id.to_string());
         Some(Delayed { queue, queue_id: level_queue, properties: text })

@@ -23,6 +23,7 @@ use crate::readers::Readers;
 use crate::register::Registrar;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
+use crate::timers::Timers;
 use crate::topics::{Topic, Topics};
 use crate::transactions::Transactions;
 
@@ -64,6 +65,8 @@ pub struct Broker {
     pub locks: Locks,
     /// Delay levels.
     pub schedule: Schedule,
+    /// Messages that wait for a time.
+    pub timers: Timers,
     /// Open transactions.
     pub transactions: Transactions,
     /// Counters.
@@ -103,6 +106,7 @@ impl Broker {
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
         let checks = folder.join("transactionChecks.json");
         let transactions = Transactions::load(checks, &topics, &store, &offsets, &config)?;
+        let timers = Timers::load(&folder, &topics, &store, &offsets);
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -116,6 +120,7 @@ impl Broker {
             clients: Clients::default(),
             locks: Locks::default(),
             schedule,
+            timers,
             transactions,
             stats: Stats::default(),
             readers: Readers::start(2)?,
@@ -195,6 +200,7 @@ impl Broker {
     pub fn close(&self) -> io::Result<()> {
         self.readers.stop();
         self.transactions.save(self, self.clock.now_ms());
+        self.timers.save(self, self.clock.now_ms());
         self.offsets.save();
         self.schedule.save();
         self.store.close()
@@ -206,6 +212,7 @@ impl Broker {
         let config = self.config();
         if tick.is_multiple_of((config.flush_consumer_offset_interval / 1000).max(1) as u64) {
             self.transactions.save(self, now_ms);
+            self.timers.save(self, now_ms);
             self.offsets.save();
         }
         self.relays.expire(now_ms);

@@ -193,6 +193,7 @@ impl Service for Turn {
     fn turn_end(&mut self) -> io::Result<()> {
         self.now_ms = self.broker.clock.now_ms();
         crate::schedule::deliver_due(self);
+        crate::timers::deliver_due(self);
         crate::transactions::ask_due(self);
         crate::transactions::write_marks(self);
         if std::mem::take(&mut self.appended) {
@@ -208,11 +209,12 @@ impl Service for Turn {
         let parked = self.deadlines.peek().map(|next| next.0.deadline_ms);
         let flush = self.flush_waits.front().map(|wait| wait.deadline_ms);
         let due = self.broker.schedule.next_due_ms();
+        let timer = self.broker.timers.next_due_ms();
         let ask = self.broker.transactions.next_due_ms();
         // With SYNC_FLUSH the flusher wakes this loop, else another loop is about to commit.
         let commit = !self.arrivals.is_empty() && !self.broker.config().is_sync_flush();
         let commit = commit.then_some(self.now_ms + 1);
-        let next = [parked, flush, due, ask, commit].into_iter().flatten().min()?;
+        let next = [parked, flush, due, timer, ask, commit].into_iter().flatten().min()?;
         Some((next - self.broker.clock.now_ms()).max(0))
     }
 }

@@ -9,6 +9,17 @@ use wire::record::Place;
 /// Topic of messages that wait for a delay level. Java: `TopicValidator.RMQ_SYS_SCHEDULE_TOPIC`.
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 
+/// Topic of messages that wait for a time of their own. Java: `TimerMessageStore.TIMER_TOPIC`.
+pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
+/// Bit of a tag code on [`TIMER_TOPIC`]: the record recalls a message instead of being one.
+pub const TIMER_DELETE: i64 = 1 << 62;
+
+/// When a message is due whose `TIMER_OUT_MS` is this. Whole seconds come from a Java broker, which
+/// rounds down and delivers when the second is over; ours are a millisecond early and never whole.
+pub fn timer_due_ms(out_ms: i64) -> i64 {
+    if out_ms % 1000 == 0 { out_ms.saturating_add(1000) } else { out_ms.saturating_add(1) }
+}
+
 /// When an appended record counts as safe, and when it becomes readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushMode {
@@ -185,7 +196,7 @@ pub struct Entry {
     pub physical_offset: i64,
     /// Bytes of the record.
     pub size: i32,
-    /// Tag hash, or the due time on [`SCHEDULE_TOPIC`].
+    /// Tag hash, or the due time on [`SCHEDULE_TOPIC`] and [`TIMER_TOPIC`].
     pub tags_code: i64,
 }
 

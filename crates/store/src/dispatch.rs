@@ -7,7 +7,7 @@ use wire::properties::Known;
 use wire::record::{INNER_BATCH, Record, TRANSACTION_MASK, TRANSACTION_ROLLBACK};
 use wire::text::{hash_onto, java_hash};
 
-use crate::api::{Entry, SCHEDULE_TOPIC, StoreConfig};
+use crate::api::{Entry, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, timer_due_ms};
 use crate::batch_queue::{self, BatchEntry};
 use crate::deleted::DeletedTopics;
 use crate::index::Index;
@@ -21,6 +21,12 @@ pub(crate) fn tags_code(topic: &str, known: &Known<'_>, stored_ms: i64, levels: 
     {
         let level_ms = levels.get(level.min(levels.len()) - 1).copied().unwrap_or(1000);
         return stored_ms + level_ms;
+    }
+    if topic == TIMER_TOPIC
+        && let Some(out_ms) = known.timer_out.and_then(|text| text.parse::<i64>().ok())
+    {
+        let delete = if known.timer_delete { TIMER_DELETE } else { 0 };
+        return timer_due_ms(out_ms) & !TIMER_DELETE | delete;
     }
     known.tags_code()
 }

@@ -46,6 +46,7 @@ mod testing;
 
 pub use api::{
     AppendRefused, Appended, At, Edge, Entry, Fetch, FetchStatus, FlushMode, OpenError, Poisoned,
-    ReadLimit, SCHEDULE_TOPIC, StoreConfig, Wait, Watermarks,
+    ReadLimit, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, Wait, Watermarks,
+    timer_due_ms,
 };
 pub use store::{Queue, Store};

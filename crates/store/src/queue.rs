@@ -205,6 +205,18 @@ impl Queue {
         let found = store.queues().entries(self, offset, &mut one, Wait::MayBlock);
         (found.ok()?? == 1 && !one[0].is_blank()).then_some(one[0])
     }
+
+    /// Copies entries from an offset on, as many as are next to each other in memory or one file;
+    /// at most 128. 0 at a hole, at the end, or after a read error. May read a file.
+    pub fn entries(&self, store: &Store, from: i64, out: &mut [Entry]) -> usize {
+        let left = usize::try_from(self.max_offset(store) - from).unwrap_or(0);
+        let len = out.len().min(left);
+        if from < self.min_offset() || len == 0 {
+            return 0;
+        }
+        let found = store.queues().entries(self, from, &mut out[..len], Wait::MayBlock);
+        found.ok().flatten().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

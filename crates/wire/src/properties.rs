@@ -66,6 +66,14 @@ names! {
     TIMER_DELAY_MS = "TIMER_DELAY_MS";
     /// Delivery time in epoch milliseconds.
     TIMER_DELIVER_MS = "TIMER_DELIVER_MS";
+    /// When a waiting message is due, as the broker writes it.
+    TIMER_OUT_MS = "TIMER_OUT_MS";
+    /// When a waiting message was delivered.
+    TIMER_DEQUEUE_MS = "TIMER_DEQUEUE_MS";
+    /// How often a waiting message was written again.
+    TIMER_ROLL_TIMES = "TIMER_ROLL_TIMES";
+    /// Unique id of the waiting message that this one recalls.
+    TIMER_DEL_UNIQKEY = "TIMER_DEL_UNIQKEY";
     /// Requester's client id of a request-reply message.
     REPLY_TO_CLIENT = "REPLY_TO_CLIENT";
     /// Correlation id of a request-reply message.
@@ -135,6 +143,10 @@ pub struct Known<'a> {
     pub tran_msg: Option<&'a str>,
     /// One of the three timer properties is present.
     pub timer: bool,
+    /// `TIMER_OUT_MS`.
+    pub timer_out: Option<&'a str>,
+    /// `TIMER_DEL_UNIQKEY` is present.
+    pub timer_delete: bool,
     /// `POP_CK` is present and must be stripped.
     pub pop_ck: bool,
     /// `CLUSTER`, `MSG_REGION`, or `TRACE_ON` came from the sender and would appear twice.
@@ -156,6 +168,8 @@ impl<'a> Known<'a> {
                 WAIT => known.wait = Some(value),
                 TRAN_MSG => known.tran_msg = Some(value),
                 TIMER_DELAY_SEC | TIMER_DELAY_MS | TIMER_DELIVER_MS => known.timer = true,
+                TIMER_OUT_MS => known.timer_out = Some(value),
+                TIMER_DEL_UNIQKEY => known.timer_delete = true,
                 POP_CK => known.pop_ck = true,
                 CLUSTER | MSG_REGION | TRACE_ON => known.broker_set = true,
                 PRIORITY => known.priority = Some(value),

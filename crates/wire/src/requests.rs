@@ -193,6 +193,17 @@ headers! {
         unit_mode: bool = "unitMode",
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
     }
+    /// 370. Java: `RecallMessageRequestHeader`.
+    RecallMessage ['a] {
+        producer_group: Option<&'a str> = "producerGroup",
+        topic: &'a str = "topic",
+        recall_handle: Option<&'a str> = "recallHandle",
+    }
+    /// Answer of 370.
+    RecallMessageAnswer ['a] {
+        msg_id: &'a str = "msgId",
+        region: &'a str = "MSG_REGION",
+    }
     /// 37. Java: `EndTransactionRequestHeader`.
     EndTransaction ['a] {
         producer_group: &'a str = "producerGroup",

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::ops::Range;
 
 use net::{Call, Handled, Refusal, Reply};
-use store::Appended;
 use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
 use wire::header::{Head, Pairs, write_frame};
 use wire::message_id::{unique_id, write_offset_id};
@@ -16,7 +15,8 @@ use wire::requests::{SendMessage, SendMessageAnswer};
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX, check_topic, crc31};
 
 use crate::config::BrokerConfig;
-use crate::put::{illegal, put, refusal};
+use crate::handlers::recall;
+use crate::put::{Put, illegal, put, refusal};
 use crate::reply;
 use crate::state::Broker;
 use crate::topics::{self, Topic, TopicQueue, Topics};
@@ -53,6 +53,7 @@ struct Sent {
     queue_offset: i64,
     /// Where the unique id stands in `turn.properties`; `None` for a batch.
     uniq_key: Option<Range<usize>>,
+    recall_handle: Option<String>,
     wait: bool,
 }
 
@@ -65,7 +66,7 @@ fn answer(turn: &mut Turn, call: &mut Call<'_>, config: &BrokerConfig, sent: Sen
         queue_offset: sent.queue_offset,
         transaction_id: sent.uniq_key.and_then(|at| properties.get(at)),
         batch_uniq_id: None,
-        recall_handle: None,
+        recall_handle: sent.recall_handle.as_deref(),
         region: &config.region_id,
         trace_on: if config.trace_on { "true" } else { "false" },
     };
@@ -219,7 +220,11 @@ fn single(
         &text,
     );
     turn.properties = text;
-    let (appended, wait, uniq_key) = result?;
+    let (Put { appended, recall_ms }, wait, uniq_key) = result?;
+    let unique = uniq_key.clone().and_then(|at| turn.properties.get(at)).unwrap_or_default();
+    let recall_handle = recall_ms
+        .filter(|_| !request.topic.starts_with(RETRY_PREFIX))
+        .map(|ms| recall::handle_of(request.topic, &config.broker_name, ms, unique));
     turn.ids.clear();
     write_offset_id(&mut turn.ids, host, appended.place.physical_offset as u64);
     topic.puts.add(1);
@@ -230,6 +235,7 @@ fn single(
         queue_id,
         queue_offset: appended.place.queue_offset,
         uniq_key,
+        recall_handle,
         wait,
     })
 }
@@ -250,7 +256,7 @@ fn store_single(
     call: &Call<'_>,
     target: Target<'_>,
     text: &str,
-) -> Result<(Appended, bool, Option<Range<usize>>), Refusal> {
+) -> Result<(Put, bool, Option<Range<usize>>), Refusal> {
     let known = Known::scan(text);
     let uniq_key = known.uniq_key.map(|key| {
         let start = key.as_ptr() as usize - text.as_ptr() as usize;
@@ -272,12 +278,12 @@ fn store_single(
         body_crc: crc31(call.body),
         properties: text,
     };
-    let appended = if transactions::is_half(&known, new.reconsume_times) {
-        transactions::put_half(turn, broker, config, new)?
+    let put = if transactions::is_half(&known, new.reconsume_times) {
+        Put { appended: transactions::put_half(turn, broker, config, new)?, recall_ms: None }
     } else {
         put(turn, broker, config, &target.queue, new)?
     };
-    Ok((appended, wait, uniq_key))
+    Ok((put, wait, uniq_key))
 }
 
 /// Builds the properties text to store in `turn.properties`.
@@ -419,6 +425,7 @@ fn batch(
         queue_id,
         queue_offset: appended.place.queue_offset,
         uniq_key: None,
+        recall_handle: None,
         wait: !wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false")),
     })
 }

@@ -113,7 +113,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, half: &Record<'_>) -> Result<(
         ..copy_of(half, &kept)
     };
     let config = broker.config();
-    let appended = put::put(turn, broker, &config, &queue, new)?;
+    let appended = put::put(turn, broker, &config, &queue, new)?.appended;
     if let Some(topic) = broker.topics.get(topic) {
         topic.puts.add(1);
     }

@@ -8,6 +8,7 @@ import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageQueue;
 
 /** Scenarios with upper time bounds: they run alone, so that only the server can be late. */
@@ -19,6 +20,8 @@ final class TimedScenarios {
         l.add(new Scenario("long-poll-latency", 30, TimedScenarios::latency));
         l.add(new Scenario("pull-blocks-until-message", 30, TimedScenarios::blocking));
         l.add(new Scenario("delay-level-1", 30, TimedScenarios::delay));
+        l.add(new Scenario("timer", 30, TimedScenarios::timer));
+        l.add(new Scenario("timer-refused", 30, TimedScenarios::timerRefused));
     }
 
     private static void latency(Case c) throws Exception {
@@ -76,5 +79,44 @@ final class TimedScenarios {
         Check.equal("body", "later", Inbox.text(inbox.all().get(1)));
         Check.equal("topic", topic, inbox.all().get(1).getTopic());
         Check.equal("keys", "key", inbox.all().get(1).getKeys());
+    }
+
+    /** Set by hand, since 4.x has no methods for it. The original's steps are whole seconds. */
+    private static Message timed(String topic, String property, long value) {
+        Message m = new Message(topic, "tag", "key", Case.bytes(property));
+        MessageAccessor.putProperty(m, property, Long.toString(value));
+        return m;
+    }
+
+    private static void timer(Case c) throws Exception {
+        String topic = c.topic(1);
+        DefaultMQProducer p = c.producer();
+        Inbox inbox = new Inbox();
+        c.push(c.name("group"), topic, "*", inbox);
+        p.send(new Message(topic, Case.bytes("warm up")));
+        inbox.await(1, 20_000);
+        long sent = System.currentTimeMillis();
+        p.send(timed(topic, "TIMER_DELAY_SEC", 3));
+        p.send(timed(topic, "TIMER_DELAY_MS", 1500));
+        p.send(timed(topic, "TIMER_DELIVER_MS", sent + 6000));
+        p.send(timed(topic, "TIMER_DELIVER_MS", sent - 6000));
+        inbox.awaitExactly(5, 15_000, 300);
+        long[] due = {0, 1500, 3000, 6000};
+        for (int i = 0; i < due.length; i++) {
+            long took = inbox.timeOf(i + 1) - sent;
+            Check.that(took >= due[i] && took <= due[i] + 2500, "received " + took + " ms after sending");
+            Check.equal("topic", topic, inbox.all().get(i + 1).getTopic());
+            Check.equal("keys", "key", inbox.all().get(i + 1).getKeys());
+        }
+    }
+
+    private static void timerRefused(Case c) throws Exception {
+        String topic = c.topic(1);
+        DefaultMQProducer p = c.producer();
+        Message words = new Message(topic, Case.bytes("x"));
+        MessageAccessor.putProperty(words, "TIMER_DELAY_SEC", "soon");
+        for (Message m : new Message[] {timed(topic, "TIMER_DELAY_SEC", 3 * 86_400 + 60), words}) {
+            Check.code("a time that is too far or none", 13, () -> p.send(m));
+        }
     }
 }
