@@ -76,7 +76,8 @@ fn due_messages_come_at_their_time_to_their_queue() -> Result<()> {
 fn what_is_refused_and_what_comes_at_once() -> Result<()> {
     let (_dir, _server, mut client) = start("timerMaxDelaySec=100\n")?;
     let limit = "timer message illegal, the delay time should not be bigger than the max delay \
-                 100000ms; or if set del msg, the delay time should be bigger than the current time";
+                 100000ms; or if set del msg, the delay time should be bigger than the current \
+                 time";
     for (name, value) in [
         ("TIMER_DELAY_SEC", "101"),
         ("TIMER_DELAY_SEC", "abc"),
