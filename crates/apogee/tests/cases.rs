@@ -273,6 +273,55 @@ fn b18_heartbeats_of_odd_clients_register() -> Result<()> {
     Ok(())
 }
 
+/// A reply to `client`, as the Go client sends it; the answer's code and text.
+fn reply(client: &mut Client, properties: &str) -> Result<Command> {
+    let fields = send_to("DefaultCluster_REPLY_TOPIC", 0, properties);
+    Ok(client.call(code::SEND_REPLY_MESSAGE_V2, &fields, b"answer")?)
+}
+
+#[test]
+fn b23_replies_reach_the_one_who_asked() -> Result<()> {
+    let mut f = fixture("autoCreateTopicEnable=false\n")?;
+    create_topic(&mut f.client, "T", 1)?;
+    let asks = "REPLY_TO_CLIENT\u{1}asker@1\u{2}CORRELATION_ID\u{1}c1\u{2}";
+    let mut batch = Vec::new();
+    encode_batch_entry(0, b"2", asks, &mut batch);
+    send(&mut f.client, "T", 0, asks, b"1")?;
+    let fields = SendMessage { batch: true, ..send_to("T", 0, "") };
+    ensure!(f.client.call(code::SEND_BATCH_MESSAGE, &fields, &batch)?.code == 0);
+    for message in pull_all(&mut f.client, "T", 0, 0)? {
+        ensure!(message.properties.contains("CLUSTER\u{1}DefaultCluster"), "{message:?}");
+    }
+    let none = reply(&mut f.client, "MSG_TYPE\u{1}reply\u{2}")?;
+    let text = "reply message properties[REPLY_TO_CLIENT] is null";
+    ensure!(none.code == 1 && none.remark.as_deref() == Some(text));
+    let gone = reply(&mut f.client, asks)?;
+    let text = "push reply message fail, channel of <asker@1> not found.";
+    ensure!(gone.code == 1 && gone.remark.as_deref() == Some(text));
+    ensure!(gone.field("queueOffset") == Some("1"), "stored all the same: {gone:?}");
+    for answers in [0, 1] {
+        let mut asker = f.server.connect()?;
+        let beat = r#"{"clientID":"asker@1","producerDataSet":[{"groupName":"p"}]}"#;
+        ensure!(heartbeat(&mut asker, beat)?.code == 0);
+        let fields = send_to("DefaultCluster_REPLY_TOPIC", 0, asks);
+        let opaque = f.client.send(code::SEND_REPLY_MESSAGE, &fields, b"answer", false)?;
+        let pushed = asker.receive()?;
+        ensure!(pushed.code == code::PUSH_REPLY_MESSAGE_TO_CLIENT && pushed.body == b"answer");
+        let text = pushed.field("properties").context("properties")?;
+        ensure!(text.contains("CORRELATION_ID\u{1}c1") && text.contains("PUSH_REPLY_TIME"));
+        let mut frame = Vec::new();
+        let head = wire::header::Head::response(answers, pushed.opaque, None);
+        wire::header::write_frame(&mut frame, &head, &wire::header::NoFields, false, |_| {});
+        asker.send_raw(&frame)?;
+        let told = f.client.answer(opaque)?;
+        ensure!(told.code == answers, "{told:?}");
+        if answers == 1 {
+            ensure!(told.remark.as_deref() == Some("push reply message to asker@1fail."));
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn b25_bodies_that_lie_about_compression_are_stored_as_sent() -> Result<()> {
     let mut f = fixture("")?;

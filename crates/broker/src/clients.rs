@@ -116,6 +116,8 @@ pub struct Changed {
 struct Tables {
     producers: HashMap<String, BTreeMap<u64, ClientMember>>,
     consumers: HashMap<String, ConsumerGroup>,
+    /// The newest connection of each producing client, by its id.
+    producer_ids: HashMap<String, Arc<Peer>>,
     /// Groups by connection, so that a close looks at its own only.
     by_peer: HashMap<u64, Groups>,
 }
@@ -135,6 +137,13 @@ impl Clients {
     pub fn beat_producer(&self, group: &str, member: ClientMember) {
         let tables = &mut *self.0.lock();
         let id = member.peer.id();
+        match tables.producer_ids.get(&member.client_id) {
+            Some(known) if known.id() == id => {}
+            _ => {
+                let peer = Arc::clone(&member.peer);
+                tables.producer_ids.insert(member.client_id.clone(), peer);
+            }
+        }
         if tables.producers.entry(group.to_owned()).or_default().insert(id, member).is_none() {
             tables.by_peer.entry(id).or_default().producers.push(group.to_owned());
         }
@@ -231,6 +240,11 @@ impl Clients {
         self.0.lock().producers.get(group).map(|members| members.values().cloned().collect())
     }
 
+    /// The connection of a producing client.
+    pub fn producer_of(&self, client_id: &str) -> Option<Arc<Peer>> {
+        self.0.lock().producer_ids.get(client_id).cloned()
+    }
+
     /// The connection of one of the producers of a group, chosen by `seed`.
     pub fn one_producer(&self, group: &str, seed: i64) -> Option<Arc<Peer>> {
         let tables = self.0.lock();
@@ -297,7 +311,11 @@ impl ConsumerGroup {
 impl Tables {
     fn remove_producer(&mut self, group: &str, id: u64) {
         if let Some(members) = self.producers.get_mut(group) {
-            members.remove(&id);
+            if let Some(member) = members.remove(&id)
+                && self.producer_ids.get(&member.client_id).is_some_and(|peer| peer.id() == id)
+            {
+                self.producer_ids.remove(&member.client_id);
+            }
             if members.is_empty() {
                 self.producers.remove(group);
             }

@@ -139,6 +139,8 @@ base::config! {
             "Limit: messages that wait for their time; more are refused. Ours";
         "recallMessageEnable" recall_message_enable: bool = true, Hot,
             "Whether waiting messages may be recalled; off in the original";
+        "storeReplyMessageEnable" store_reply_message_enable: bool = true, Hot,
+            "Whether replies of the request-reply model are stored, too";
         "flushConsumerOffsetInterval" flush_consumer_offset_interval: i32 = 5000, Hot,
             "Milliseconds between saves of consumer offsets";
         "channelExpiredTimeout" channel_expired_timeout: i64 = 120_000, Hot,

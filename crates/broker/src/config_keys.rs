@@ -182,7 +182,7 @@ pub(crate) const ACCEPTED: &[(&str, &str)] = &[
     ("startAcceptSendRequestTimeStamp", "0"), ("statRocksDBCQIntervalSec", "10"),
     ("storeCheckpoint", ""), ("storePathBrokerIdentity", ""), ("storePathConsumeQueue", ""),
     ("storePathDLedgerCommitLog", ""), ("storePathEpochFile", ""), ("storePathIndex", ""),
-    ("storeReplyMessageEnable", "true"), ("storeType", ""), ("subscriptionExpiredTimeout",
+     ("storeType", ""), ("subscriptionExpiredTimeout",
     "600000"), ("syncBrokerMemberGroupPeriod", "1000"), ("syncBrokerMetadataPeriod", "5000"),
     ("syncControllerMetadataPeriod", "10000"), ("syncFromLastFile", "false"),
     ("syncMasterFlushOffsetWhenStartup", "false"), ("timerCheckMetricsWhen", "05"),

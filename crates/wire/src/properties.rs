@@ -78,6 +78,8 @@ names! {
     REPLY_TO_CLIENT = "REPLY_TO_CLIENT";
     /// Correlation id of a request-reply message.
     CORRELATION_ID = "CORRELATION_ID";
+    /// When a reply was pushed to its requester.
+    PUSH_REPLY_TIME = "PUSH_REPLY_TIME";
     /// Dead letter: topic where the message came from.
     DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC";
     /// Dead letter: id of the original message.

@@ -193,6 +193,24 @@ headers! {
         unit_mode: bool = "unitMode",
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
     }
+    /// 326. Java: `ReplyMessageRequestHeader`.
+    ReplyMessage ['a] {
+        producer_group: &'a str = "producerGroup",
+        topic: &'a str = "topic",
+        default_topic: &'a str = "defaultTopic",
+        default_topic_queue_nums: i32 = "defaultTopicQueueNums",
+        queue_id: i32 = "queueId",
+        sys_flag: i32 = "sysFlag",
+        born_timestamp: i64 = "bornTimestamp",
+        flag: i32 = "flag",
+        properties: Option<&'a str> = "properties",
+        reconsume_times: Option<i32> = "reconsumeTimes",
+        unit_mode: bool = "unitMode",
+        born_host: &'a str = "bornHost",
+        store_host: &'a str = "storeHost",
+        store_timestamp: i64 = "storeTimestamp",
+        broker_name: &'a str = "bname",
+    }
     /// 370. Java: `RecallMessageRequestHeader`.
     RecallMessage ['a] {
         producer_group: Option<&'a str> = "producerGroup",

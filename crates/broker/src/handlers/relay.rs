@@ -1,6 +1,6 @@
-//! 307 and 309: an operator's question that a consumer answers. The broker passes bodies on
-//! untouched, since clients of other languages write JSON of their own. Java:
-//! `AdminBrokerProcessor`.
+//! Questions that a client answers: 307 and 309 of operators, and 326 with a reply. The broker
+//! passes bodies on untouched, since clients of other languages write JSON of their own. Java:
+//! `AdminBrokerProcessor`, `Broker2Client`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,15 +20,33 @@ use crate::turn::{OVERLOAD, Turn};
 /// How long a consumer may take.
 const TIMEOUT_MS: i64 = 10_000;
 /// Questions that wait at once.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 65_536;
 /// Versions below this cannot answer. Java: `V3_1_8_SNAPSHOT`.
 const MIN_VERSION: i32 = 62;
 
+/// What the one who asked is told.
+pub enum Answers {
+    /// The client's answer under this opaque; the name of the client is for the text of a timeout.
+    Passed {
+        /// Opaque of the one who asked.
+        opaque: i32,
+        /// Group and client.
+        about: String,
+    },
+    /// Whole frames: one if the client answers success, one if not or not in time.
+    Fixed {
+        /// For code 0.
+        success: Vec<u8>,
+        /// For everything else.
+        failure: Vec<u8>,
+    },
+}
+
 struct Question {
-    asker: Arc<Peer>,
-    opaque: i32,
+    /// `None`: nobody waits for the answer.
+    asker: Option<Arc<Peer>>,
     deadline_ms: i64,
-    about: String,
+    answers: Answers,
 }
 
 /// Questions that wait for a consumer's answer, by connection and opaque.
@@ -45,33 +63,74 @@ impl Relays {
         self.waiting.lock().retain(|_, question| {
             let keep = question.deadline_ms > now_ms;
             if !keep {
-                late.push((Arc::clone(&question.asker), question.opaque, question.about.clone()));
+                let nothing = Answers::Fixed { success: Vec::new(), failure: Vec::new() };
+                late.push((
+                    question.asker.take(),
+                    std::mem::replace(&mut question.answers, nothing),
+                ));
             }
             keep
         });
-        for (asker, opaque, about) in late {
-            let mut frame = Vec::new();
-            let text = format!("consumer {about} Timeout: no answer within {TIMEOUT_MS} ms");
-            let head = Head::response(response::CONSUME_MSG_TIMEOUT, opaque, Some(&text));
-            write_frame(&mut frame, &head, &NoFields, false, |_| {});
-            asker.send(frame);
+        for (asker, answers) in late {
+            let Some(asker) = asker else { continue };
+            asker.send(match answers {
+                Answers::Fixed { failure, .. } => failure,
+                Answers::Passed { opaque, about } => {
+                    let text =
+                        format!("consumer {about} Timeout: no answer within {TIMEOUT_MS} ms");
+                    let head = Head::response(response::CONSUME_MSG_TIMEOUT, opaque, Some(&text));
+                    let mut frame = Vec::new();
+                    write_frame(&mut frame, &head, &NoFields, false, |_| {});
+                    frame
+                }
+            });
         }
     }
+}
+
+/// Sends a client a request that `write` makes, and remembers who is told the answer.
+pub fn ask(
+    broker: &Broker,
+    client: &Arc<Peer>,
+    now_ms: i64,
+    asker: Option<Arc<Peer>>,
+    answers: Answers,
+    write: impl FnOnce(i32, &mut Vec<u8>),
+) -> Result<(), Refusal> {
+    let opaque = broker.relays.next_opaque.fetch_add(1, Ordering::Relaxed);
+    let question = Question { asker, deadline_ms: now_ms + TIMEOUT_MS, answers };
+    {
+        let mut waiting = broker.relays.waiting.lock();
+        if waiting.len() >= MAX_WAITING {
+            return Err(Refusal::new(response::SYSTEM_BUSY, OVERLOAD));
+        }
+        waiting.insert((client.id(), opaque), question);
+    }
+    let mut frame = Vec::new();
+    write(opaque, &mut frame);
+    client.send(frame);
+    Ok(())
 }
 
 /// An answer of a client: to the operator it goes, unless nobody asked.
 pub fn response(broker: &Broker, header: &Header<'_>, body: &[u8], peer: &Arc<Peer>) {
     let question = broker.relays.waiting.lock().remove(&(peer.id(), header.opaque));
-    let Some(question) = question else { return };
-    let mut frame = Vec::new();
-    let head = Head::response(header.code, question.opaque, header.remark);
-    write_frame(&mut frame, &head, &NoFields, false, |out| out.extend_from_slice(body));
-    question.asker.send(frame);
+    let Some(Question { asker: Some(asker), answers, .. }) = question else { return };
+    asker.send(match answers {
+        Answers::Fixed { success, .. } if header.code == response::SUCCESS => success,
+        Answers::Fixed { failure, .. } => failure,
+        Answers::Passed { opaque, .. } => {
+            let mut frame = Vec::new();
+            let head = Head::response(header.code, opaque, header.remark);
+            write_frame(&mut frame, &head, &NoFields, false, |out| out.extend_from_slice(body));
+            frame
+        }
+    });
 }
 
 /// 307: what a consumer is doing.
 pub fn running_info(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
-    ask(turn, call, &[], None)
+    ask_consumer(turn, call, &[], None)
 }
 
 /// 309: lets a consumer run one message through its listener.
@@ -86,10 +145,15 @@ pub fn consume_directly(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     let broker_name = turn.broker.config().broker_name.clone();
     let body = if call.body.is_empty() { message.as_slice() } else { call.body };
-    ask(turn, call, &[("brokerName", &broker_name)], Some(body))
+    ask_consumer(turn, call, &[("brokerName", &broker_name)], Some(body))
 }
 
-fn ask(turn: &Turn, call: &Call<'_>, extra: &[(&str, &str)], body: Option<&[u8]>) -> Handled {
+fn ask_consumer(
+    turn: &Turn,
+    call: &Call<'_>,
+    extra: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Handled {
     let request: ClientOfGroup<'_> = call.fields()?;
     let broker = &turn.broker;
     let (group, client) = (request.consumer_group, request.client_id.unwrap_or_default());
@@ -105,26 +169,14 @@ fn ask(turn: &Turn, call: &Call<'_>, extra: &[(&str, &str)], body: Option<&[u8]>
         );
         return Err(Refusal::new(response::SYSTEM_ERROR, text));
     }
-    let opaque = broker.relays.next_opaque.fetch_add(1, Ordering::Relaxed);
     let mut fields: Vec<(&str, &str)> = call.header.ext.iter().collect();
     fields.extend_from_slice(extra);
-    let mut frame = Vec::new();
-    let head = Head::request(call.header.code, opaque, false);
     let body = body.unwrap_or(call.body);
-    write_frame(&mut frame, &head, &Pairs(&fields), false, |out| out.extend_from_slice(body));
-    let question = Question {
-        asker: Arc::clone(call.peer),
-        opaque: call.header.opaque,
-        deadline_ms: turn.now_ms + TIMEOUT_MS,
-        about,
-    };
-    {
-        let mut waiting = broker.relays.waiting.lock();
-        if waiting.len() >= MAX_WAITING {
-            return Err(Refusal::new(response::SYSTEM_BUSY, OVERLOAD));
-        }
-        waiting.insert((member.peer.id(), opaque), question);
-    }
-    member.peer.send(frame);
+    let answers = Answers::Passed { opaque: call.header.opaque, about };
+    let asker = Some(Arc::clone(call.peer));
+    ask(broker, &member.peer, turn.now_ms, asker, answers, |opaque, frame| {
+        let head = Head::request(call.header.code, opaque, false);
+        write_frame(frame, &head, &Pairs(&fields), false, |out| out.extend_from_slice(body));
+    })?;
     Ok(Reply::Later)
 }

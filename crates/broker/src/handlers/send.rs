@@ -1,5 +1,6 @@
 //! 10, 310, 320: a producer's message or batch. Java: `SendMessageProcessor`.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ fn answer(turn: &mut Turn, call: &mut Call<'_>, config: &BrokerConfig, sent: Sen
 }
 
 /// The checks that a send passes before it is looked at. Java: `msgCheck`.
-fn checked_topic(
+pub fn checked_topic(
     broker: &Broker,
     config: &BrokerConfig,
     request: &SendMessage<'_>,
@@ -170,7 +171,11 @@ fn create_topic(
 }
 
 /// A queue of the topic: the wanted one, or one of the writable ones for a negative id.
-fn pick_queue(topic: &Topic, wanted: i32, seed: i64) -> Result<(Arc<TopicQueue>, i32), Refusal> {
+pub fn pick_queue(
+    topic: &Topic,
+    wanted: i32,
+    seed: i64,
+) -> Result<(Arc<TopicQueue>, i32), Refusal> {
     let writable = i64::from(topic.config.write_queue_nums);
     let id = match wanted {
         0.. => wanted,
@@ -377,12 +382,23 @@ fn batch(
     let (queue, queue_id) = pick_queue(&topic, request.queue_id, turn.now_ms)?;
     let host = broker.store_host(call.peer.local);
     let multi = if topic.config.topic_filter_type == "MULTI_TAG" { 0x2 } else { 0 };
-    let mut records = Vec::new();
+    let (mut entries, mut texts, mut records) = (Vec::new(), Vec::new(), Vec::new());
     for entry in record::batch_entries(call.body) {
         let entry = entry.map_err(|e| {
             Refusal::new(response::MESSAGE_ILLEGAL, format!("the batch body cannot be read: {e}"))
         })?;
-        check_properties(config, entry.properties)?;
+        let mut text = Cow::Borrowed(entry.properties);
+        if properties::get(&text, properties::REPLY_TO_CLIENT).is_some()
+            && properties::get(&text, properties::CLUSTER).is_none()
+        {
+            // Who answers needs it (B23); the original leaves it off in batches.
+            properties::push(text.to_mut(), properties::CLUSTER, &config.broker_cluster_name);
+        }
+        check_properties(config, &text)?;
+        texts.push(text);
+        entries.push(entry);
+    }
+    for (entry, text) in entries.iter().zip(&texts) {
         let new = NewRecord {
             topic: request.topic,
             queue_id,
@@ -396,9 +412,9 @@ fn batch(
             prepared_offset: 0,
             body: entry.body,
             body_crc: crc31(entry.body),
-            properties: entry.properties,
+            properties: text,
         };
-        records.push((new, Known::scan(entry.properties)));
+        records.push((new, Known::scan(text)));
     }
     if records.is_empty() {
         return Err(Refusal::new(response::MESSAGE_ILLEGAL, "the batch has no messages"));

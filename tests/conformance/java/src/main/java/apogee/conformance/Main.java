@@ -40,6 +40,7 @@ public final class Main {
         PullScenarios.list(together);
         GroupScenarios.list(together);
         TransactionScenarios.list(together);
+        RequestScenarios.list(together);
         TimedScenarios.list(alone);
         ErrorScenarios.list(together, alone);
         OutageScenarios.list(alone);
