@@ -8,6 +8,7 @@ use base::clock::Stopwatch;
 use net::client::{Client, Command};
 use testkit::{Server, TempDir, call, create_topic, pull_all, send, send_to};
 use wire::codes::request as code;
+use wire::json::Value;
 use wire::message_id::parse_offset_id;
 use wire::record::{self, Scanned};
 use wire::requests::EndTransaction;
@@ -248,6 +249,32 @@ fn an_undecided_transaction_is_parked_and_can_be_asked_about_again() -> Result<(
     let again = end_request(&Half { offset: 1, physical }, COMMIT, true);
     ensure!(client.call(code::END_TRANSACTION, &again, b"")?.code == 0);
     ensure!(bodies(&mut client, "T")? == ["lost"]);
+    Ok(())
+}
+
+#[test]
+fn an_operator_sees_and_decides_open_transactions() -> Result<()> {
+    let (_dir, _server, mut client) = start("")?;
+    for (id, body) in [("U0", "a"), ("U1", "b"), ("U2", "c")] {
+        half(&mut client, &format!("UNIQ_KEY\u{1}{id}\u{2}"), body.as_bytes())?;
+    }
+    let listed = call(&mut client, code::APOGEE_LIST_TRANSACTIONS, &[("from", "1")], b"")?;
+    let body = Value::parse_bytes(&listed.body)?;
+    ensure!(body.get("total").and_then(Value::int) == Some(3));
+    let open = body.get("transactions").context("list")?.items();
+    let text = |at: usize, name: &str| open[at].get(name).and_then(Value::text);
+    ensure!(open.len() == 2 && text(0, "msgId").as_deref() == Some("U1"));
+    ensure!(text(1, "topic").as_deref() == Some("T"));
+    ensure!(text(1, "producerGroup").as_deref() == Some(GROUP));
+    let mut decide = |half: &str, how: &str| {
+        let fields = [("halfOffset", half), ("commitOrRollback", how)];
+        call(&mut client, code::APOGEE_END_TRANSACTION, &fields, b"")
+    };
+    ensure!(decide("1", "8")?.code == 0 && decide("2", "12")?.code == 0);
+    for (half, how) in [("1", "8"), ("0", "0"), ("9", "8")] {
+        ensure!(decide(half, how)?.code == 1, "{half} {how}");
+    }
+    ensure!(bodies(&mut client, "T")? == ["b"]);
     Ok(())
 }
 

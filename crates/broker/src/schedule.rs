@@ -17,6 +17,7 @@ use wire::json::{Value, object};
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Scanned};
 
+use crate::marks::copy_of;
 use crate::state::Broker;
 use crate::topics::{SCHEDULE_TOPIC, TopicQueue, Topics};
 use crate::turn::Turn;
@@ -293,20 +294,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
         return Step::Delivered;
     };
     let known = Known::scan(text);
-    let new = NewRecord {
-        topic,
-        queue_id,
-        flag: record.flag(),
-        sys_flag: record.sys_flag(),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        store_host: record.store_host(),
-        reconsume_times: record.reconsume_times(),
-        prepared_offset: record.prepared_offset(),
-        body: record.body(),
-        body_crc: record.body_crc(),
-        properties: text,
-    };
+    let new = NewRecord { topic, queue_id, ..copy_of(&record, text) };
     match broker.store.append(&queue.queue, &new, &known) {
         Ok(appended) => {
             turn.arrived(&queue, appended.end);

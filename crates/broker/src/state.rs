@@ -104,7 +104,7 @@ impl Broker {
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
         let levels = config.delay_levels_ms().to_vec();
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
-        let checks = folder.join("transactionChecks.json");
+        let checks = folder.join("apogee-transactionChecks.json");
         let transactions = Transactions::load(checks, &topics, &store, &offsets, &config)?;
         let timers = Timers::load(&folder, &topics, &store, &offsets);
         Ok(Arc::new(Broker {

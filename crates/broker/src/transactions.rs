@@ -235,6 +235,11 @@ impl Transactions {
         state.open.range(from..).take(max).map(|(half, open)| (*half, *open)).collect()
     }
 
+    /// One open transaction.
+    pub fn get(&self, half: i64) -> Option<Open> {
+        self.state.lock().open.get(&half).copied()
+    }
+
     /// Takes an open transaction, so that one caller alone ends it. `None`: it is not open.
     pub fn take(&self, half: i64) -> Option<Open> {
         let mut state = self.state.lock();

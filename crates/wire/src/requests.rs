@@ -242,6 +242,16 @@ headers! {
         offset_msg_id: &'a str = "offsetMsgId",
         broker_name: &'a str = "bname",
     }
+    /// 900001. Ours: which transactions are open.
+    ListTransactions {
+        from: Option<i64> = "from",
+        max_nums: Option<i32> = "maxNums",
+    }
+    /// 900002. Ours: an operator decides a transaction.
+    ResolveTransaction {
+        half_offset: i64 = "halfOffset",
+        commit_or_rollback: i32 = "commitOrRollback",
+    }
     /// 323. Java: `ResumeCheckHalfMessageRequestHeader`.
     ResumeCheck ['a] {
         topic: Option<&'a str> = "topic",

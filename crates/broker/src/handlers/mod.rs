@@ -75,6 +75,8 @@ pub fn router() -> Router<Turn> {
         .on(code::GET_ALL_DELAY_OFFSET, Admin, admin::delay_offsets)
         .on_with_ext(code::GET_BROKER_CONFIG, Admin, config::get)
         .on(code::UPDATE_BROKER_CONFIG, Admin, config::update)
+        .on(code::APOGEE_LIST_TRANSACTIONS, Admin, transaction::list)
+        .on(code::APOGEE_END_TRANSACTION, Admin, transaction::resolve)
         .on(code::RESUME_CHECK_HALF_MESSAGE, Admin, transaction::resume_check)
         .on(code::INVOKE_BROKER_TO_RESET_OFFSET, Admin, offset::reset)
         .on(code::GET_CONSUMER_RUNNING_INFO, Admin, relay::running_info)

@@ -13,6 +13,7 @@ use wire::record::{self, NewRecord, Record, Scanned};
 use wire::requests::SendMessageBack;
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
 
+use crate::marks::copy_of;
 use crate::put::put;
 use crate::reply;
 use crate::state::Broker;
@@ -136,16 +137,9 @@ fn append(
     let new = NewRecord {
         topic: &topic.config.topic_name,
         queue_id,
-        flag: record.flag(),
-        sys_flag: record.sys_flag(),
-        born_timestamp: record.born_timestamp(),
-        born_host: record.born_host(),
-        store_host: record.store_host(),
         reconsume_times: record.reconsume_times() + 1,
         prepared_offset: 0,
-        body: record.body(),
-        body_crc: record.body_crc(),
-        properties: &text,
+        ..copy_of(record, &text)
     };
     let config = broker.config();
     put(turn, broker, &config, queue, new).map(drop).map_err(|refused| {

@@ -1,17 +1,18 @@
-//! 37: a producer ends a transaction; 323: an operator has a parked one asked about again.
-//! Java: `EndTransactionProcessor`, `AdminBrokerProcessor.resumeCheckHalfMessage`.
+//! 37: a producer ends a transaction; 323: an operator has a parked one asked about again;
+//! 900001, 900002: ours, an operator looks at the open ones and decides one. Java: `EndTransactionProcessor`, `AdminBrokerProcessor.resumeCheckHalfMessage`.
 
 use std::sync::Arc;
 
 use net::{Call, Handled, Refusal, Reply};
 use store::{At, Wait};
 use wire::codes::response;
+use wire::json::{Value, object};
 use wire::message_id::parse_offset_id;
 use wire::properties;
 use wire::record::{
     self, NewRecord, Record, Scanned, TRANSACTION_COMMIT, TRANSACTION_MASK, TRANSACTION_ROLLBACK,
 };
-use wire::requests::{EndTransaction, ResumeCheck};
+use wire::requests::{EndTransaction, ListTransactions, ResolveTransaction, ResumeCheck};
 
 use crate::marks::copy_of;
 use crate::put;
@@ -138,5 +139,62 @@ pub fn resume_check(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let queue_id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse().ok());
     let new = NewRecord { topic, queue_id: queue_id.ok_or_else(failed)?, ..copy_of(&parked, text) };
     transactions::put_half(turn, &broker, &broker.config(), new)?;
+    Ok(Reply::Ok)
+}
+
+/// Most transactions that one answer lists.
+const LISTED: usize = 256;
+
+/// 900001: the open transactions from an offset of the half queue on, as JSON.
+pub fn list(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: ListTransactions = call.fields()?;
+    let broker = Arc::clone(&turn.broker);
+    let max = usize::try_from(request.max_nums.unwrap_or(32)).unwrap_or(0).clamp(1, LISTED);
+    let open = broker.transactions.list(request.from.unwrap_or(0), max);
+    let mut bytes = Vec::new();
+    let listed = open.iter().map(|(half, open)| {
+        bytes.clear();
+        let found = broker.store.at(open.physical_offset, Wait::MayBlock, &mut bytes);
+        let record = match (found, record::scan(&bytes)) {
+            (At::Found, Ok(Scanned::Record(record))) => Some(record),
+            _ => None,
+        };
+        let text = record.map(|record| record.properties()).unwrap_or_default();
+        let property = |name| properties::get(text, name).unwrap_or_default().to_owned();
+        object([
+            ("halfOffset", Value::from(*half)),
+            ("commitLogOffset", Value::from(open.physical_offset)),
+            ("storeTimestamp", Value::from(open.stored_ms)),
+            ("checks", Value::from(i64::from(open.checks))),
+            ("nextCheckTimestamp", Value::from(open.due_ms)),
+            ("topic", Value::from(property(properties::REAL_TOPIC))),
+            ("queueId", Value::from(property(properties::REAL_QID))),
+            ("producerGroup", Value::from(property(properties::PGROUP))),
+            ("msgId", Value::from(property(properties::UNIQ_KEY))),
+        ])
+    });
+    let listed: Vec<Value> = listed.collect();
+    let total = broker.transactions.count() as i64;
+    let body = object([("total", Value::from(total)), ("transactions", Value::from(listed))]);
+    call.ok_body(body.to_text().as_bytes())
+}
+
+/// 900002: commits or rolls back an open transaction, whoever its producer is.
+pub fn resolve(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: ResolveTransaction = call.fields()?;
+    let how = request.commit_or_rollback;
+    if how != TRANSACTION_COMMIT && how != TRANSACTION_ROLLBACK {
+        return Err(refuse("commitOrRollback is 8 to commit or 12 to roll back"));
+    }
+    let broker = Arc::clone(&turn.broker);
+    let open = broker.transactions.get(request.half_offset);
+    let open = open.ok_or_else(|| refuse("no transaction is open at this halfOffset"))?;
+    let mut bytes = Vec::new();
+    let found = broker.store.at(open.physical_offset, Wait::MayBlock, &mut bytes);
+    let (At::Found, Ok(Scanned::Record(half))) = (found, record::scan(&bytes)) else {
+        return Err(refuse("Find prepared transaction message failed"));
+    };
+    tracing::info!(half = request.half_offset, how, peer = ?call.peer, "an operator decides");
+    finish(turn, &broker, how, &half)?;
     Ok(Reply::Ok)
 }
