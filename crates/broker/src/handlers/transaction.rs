@@ -1,5 +1,6 @@
-//! 37: a producer ends a transaction; 323: an operator has a parked one asked about again;
-//! 900001, 900002: ours, an operator looks at the open ones and decides one. Java: `EndTransactionProcessor`, `AdminBrokerProcessor.resumeCheckHalfMessage`.
+//! 37: a producer ends a transaction; 323: an operator has a parked one asked about again; 900001
+//! and 900002, ours: an operator looks at the open ones and decides one.
+//! Java: `EndTransactionProcessor`, `AdminBrokerProcessor.resumeCheckHalfMessage`.
 
 use std::sync::Arc;
 
