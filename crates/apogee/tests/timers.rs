@@ -92,18 +92,22 @@ fn what_is_refused_and_what_comes_at_once() -> Result<()> {
         );
     }
     let past = (now_ms() - 5000).to_string();
-    for (name, value) in [("TIMER_DELIVER_MS", past.as_str()), ("TIMER_DELAY_SEC", "0")] {
+    for (name, value) in [
+        ("TIMER_DELIVER_MS", past.as_str()),
+        ("TIMER_DELAY_SEC", "0"),
+        ("TIMER_DELIVER_MS", "-9223372036854775808"),
+    ] {
         let sent = timer(&mut client, name, value, b"now")?;
         ensure!(sent.code == 0 && sent.field("recallHandle").is_none());
     }
-    ensure!(pull_all(&mut client, "T", 0, 0)?.len() == 2);
+    ensure!(pull_all(&mut client, "T", 0, 0)?.len() == 3);
     // Seconds win over milliseconds, and a level over both.
     let both = "TIMER_DELAY_MS\u{1}0\u{2}TIMER_DELAY_SEC\u{1}50\u{2}";
     ensure!(send(&mut client, "T", 0, both, b"x")?.code == 0);
     let level = "DELAY\u{1}1\u{2}TIMER_DELAY_SEC\u{1}101\u{2}";
     let sent = send(&mut client, "T", 0, level, b"x")?;
     ensure!(sent.code == 0 && sent.field("recallHandle").is_none());
-    ensure!(pull_all(&mut client, "T", 0, 0)?.len() == 2);
+    ensure!(pull_all(&mut client, "T", 0, 0)?.len() == 3);
     ensure!(pull_all(&mut client, "SCHEDULE_TOPIC_XXXX", 0, 0)?.len() == 1);
     ensure!(pull_all(&mut client, "rmq_sys_wheel_timer", 0, 0)?.len() == 1);
     let off = call(&mut client, code::UPDATE_BROKER_CONFIG, &[], b"timerWheelEnable=false")?;

@@ -224,7 +224,6 @@ fn an_undecided_transaction_is_parked_and_can_be_asked_about_again() -> Result<(
     half(&mut client, "", b"lost")?;
     questions(&mut client, |counts| counts.get(&0) == Some(&2))?;
     // A restart does not forget how often it was asked.
-    std::thread::sleep(Duration::from_millis(50));
     server.stop()?;
     server.restart()?;
     let mut client = server.connect()?;

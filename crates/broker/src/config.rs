@@ -133,12 +133,14 @@ base::config! {
             "Limit: transactions open at the same time; more half messages are refused. Ours";
         "timerWheelEnable" timer_wheel_enable: bool = true, Hot,
             "Whether messages for any time are taken";
-        "timerMaxDelaySec" timer_max_delay_sec: i64 = 259_200, Hot,
+        "timerMaxDelaySec" timer_max_delay_sec: i64 [0..=2_147_483_647] = 259_200, Hot,
             "Seconds that a message may wait at most";
         "maxPendingTimers" max_pending_timers: i32 [1..=1_000_000_000] = 10_000_000, Hot,
             "Limit: messages that wait for their time; more are refused. Ours";
         "recallMessageEnable" recall_message_enable: bool = true, Hot,
             "Whether waiting messages may be recalled; off in the original";
+        "maxClientQuestions" max_client_questions: i32 [1..=10_000_000] = 65_536, Hot,
+            "Limit: questions that wait for a client's answer (307, 309, replies). Ours";
         "storeReplyMessageEnable" store_reply_message_enable: bool = true, Hot,
             "Whether replies of the request-reply model are stored, too";
         "flushConsumerOffsetInterval" flush_consumer_offset_interval: i32 = 5000, Hot,

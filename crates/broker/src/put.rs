@@ -25,27 +25,27 @@ pub struct Put {
     pub recall_ms: Option<i64>,
 }
 
-/// Appends `new`, which is meant for `queue`. Java: `DefaultMessageStore.putMessage` with its
-/// hooks. Errors: 13 for properties that are too long or a delay that is no number, 14 for a full
-/// disk, 1 else.
+/// Appends `new`, which is meant for `queue`; `known` is the scan of its properties. Java:
+/// `DefaultMessageStore.putMessage` with its hooks. Errors: 13 for properties that are too long or
+/// a delay that is no number, 14 for a full disk, 1 else.
 pub fn put(
     turn: &mut Turn,
     broker: &Arc<Broker>,
     config: &BrokerConfig,
     queue: &Arc<TopicQueue>,
     new: NewRecord<'_>,
+    known: &Known<'_>,
 ) -> Result<Put, Refusal> {
-    let known = Known::scan(new.properties);
-    let level = schedule::level_of(&known, broker.schedule.levels())?;
+    let level = schedule::level_of(known, broker.schedule.levels())?;
     let Some(level) = level else {
         if known.timer
             && known.timer_out.is_none()
-            && let Some(due_ms) = timers::wanted_ms(config, &known, new.properties, turn.now_ms)?
+            && let Some(due_ms) = timers::wanted_ms(config, known, new.properties, turn.now_ms)?
         {
             let (appended, out_ms) = timers::put_timer(turn, broker, config, new, due_ms)?;
             return Ok(Put { appended, recall_ms: Some(out_ms) });
         }
-        let appended = append(turn, broker, config, queue, &new, &known)?;
+        let appended = append(turn, broker, config, queue, &new, known)?;
         return Ok(Put { appended, recall_ms: None });
     };
     let delayed = Delayed::new(broker, level, new.topic, new.queue_id, new.properties)

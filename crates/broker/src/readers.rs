@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use store::{Store, Wait};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -48,6 +49,19 @@ impl Readers {
             jobs.try_send(Box::new(job)),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
         )
+    }
+
+    /// Brings the records at these physical offsets into memory. Best effort: who wants them comes
+    /// again.
+    pub fn warm(&self, store: &Arc<Store>, physical_offsets: Vec<i64>) {
+        let store = Arc::clone(store);
+        self.submit(move || {
+            let mut bytes = Vec::new();
+            for offset in physical_offsets {
+                bytes.clear();
+                let _ = store.at(offset, Wait::MayBlock, &mut bytes); // only for the page cache
+            }
+        });
     }
 
     /// Finishes the waiting jobs and ends.

@@ -263,10 +263,7 @@ fn step(turn: &mut Turn, broker: &Arc<Broker>, level: &Level) -> Step {
     let step = match broker.store.at(entry.physical_offset, Wait::OnlyCached, &mut bytes) {
         At::Found => deliver(turn, broker, &bytes),
         At::Cold => {
-            let (store, offset) = (Arc::clone(&broker.store), entry.physical_offset);
-            broker.readers.submit(move || {
-                let _ = store.at(offset, Wait::MayBlock, &mut Vec::new()); // brings it into memory
-            });
+            broker.readers.warm(&broker.store, vec![entry.physical_offset]);
             Step::Later(turn.now_ms + WARM_MS)
         }
         At::Missing => {

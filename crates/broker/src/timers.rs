@@ -167,7 +167,7 @@ pub fn wanted_ms(
         })
         .or_else(|| number(properties::TIMER_DELIVER_MS));
     let Some(Ok(due_ms)) = due else { return Err(illegal()) };
-    match due_ms - now_ms {
+    match due_ms.saturating_sub(now_ms) {
         ..=0 if known.timer_delete => Err(illegal()),
         ..=0 => Ok(None),
         delay if delay > max_ms => Err(illegal()),
@@ -208,10 +208,10 @@ pub fn put_timer(
     let known = Known::scan(&text);
     let timers = &broker.timers;
     let appended = put::append(turn, broker, config, &timers.marks.source, &waiting, &known)?;
-    timers.added(appended.place.queue_offset, appended.place.physical_offset, timer_due_ms(out_ms));
     if let Some(id) = properties::get(&text, properties::TIMER_DEL_UNIQKEY) {
         timers.state.lock().recalled.insert(id.to_owned(), timer_due_ms(out_ms));
     }
+    timers.added(appended.place.queue_offset, appended.place.physical_offset, timer_due_ms(out_ms));
     Ok((appended, out_ms + 1))
 }
 
@@ -408,22 +408,16 @@ fn with_record(
     step
 }
 
-/// Brings this record and some that are due soon into memory.
+/// Brings this record and some that are due soon into memory. The front of a heap's list holds
+/// its earliest members, so a short look at it is enough.
 fn warm(broker: &Arc<Broker>, state: &State, timer: Timer) {
     let soon = timer.due_ms + 1000;
-    let others = state.heap.iter().map(|Reverse(timer)| timer);
-    let others = others.filter(|other| other.due_ms <= soon).take(PER_TURN);
+    let others = state.heap.iter().map(|Reverse(timer)| timer).take(PER_TURN);
+    let others = others.filter(|other| other.due_ms <= soon);
     let mut wanted: Vec<i64> = others.map(|other| other.physical_offset).collect();
     wanted.push(timer.physical_offset);
     wanted.sort_unstable();
-    let store = Arc::clone(&broker.store);
-    broker.readers.submit(move || {
-        let mut bytes = Vec::new();
-        for offset in wanted {
-            bytes.clear();
-            let _ = store.at(offset, Wait::MayBlock, &mut bytes); // only for the page cache
-        }
-    });
+    broker.readers.warm(&broker.store, wanted);
 }
 
 /// Puts a due message under its real topic, unless it was recalled.

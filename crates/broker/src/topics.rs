@@ -17,6 +17,7 @@ use wire::json::{Value, object};
 
 use crate::config::BrokerConfig;
 use crate::stats::Rate;
+use crate::transactions::{HALF_TOPIC, OP_TOPIC, PARKED_TOPIC};
 use crate::waits::Waiters;
 
 /// The template of automatically created topics.
@@ -29,9 +30,9 @@ pub const SYSTEM_PREFIX: &str = "rmq_sys_";
 /// Topics that no client may send to. Java: `TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET`.
 const FORBIDDEN_TO_SEND: [&str; 8] = [
     SCHEDULE_TOPIC,
-    "RMQ_SYS_TRANS_HALF_TOPIC",
-    "RMQ_SYS_TRANS_OP_HALF_TOPIC",
-    "TRANS_CHECK_MAX_TIME_TOPIC",
+    HALF_TOPIC,
+    OP_TOPIC,
+    PARKED_TOPIC,
     "SELF_TEST_TOPIC",
     "OFFSET_MOVED_EVENT",
     "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
@@ -113,11 +114,11 @@ impl Topics {
             (format!("{cluster}_REPLY_TOPIC"), 1, RW),
             (format!("rmq_sys_REVIVE_LOG_{cluster}"), 8, RW),
             (format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}"), 1, perm::INHERIT),
-            ("RMQ_SYS_TRANS_HALF_TOPIC".to_owned(), 1, RW),
-            ("RMQ_SYS_TRANS_OP_HALF_TOPIC".to_owned(), 1, RW),
+            (HALF_TOPIC.to_owned(), 1, RW),
+            (OP_TOPIC.to_owned(), 1, RW),
             ("RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC".to_owned(), 1, RW),
             ("RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC".to_owned(), 1, RW),
-            ("rmq_sys_wheel_timer".to_owned(), 1, RW),
+            (store::TIMER_TOPIC.to_owned(), 1, RW),
         ];
         let queues = config.default_topic_queue_nums;
         if config.auto_create_topic_enable {

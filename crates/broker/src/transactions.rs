@@ -336,10 +336,7 @@ pub fn ask_due(turn: &mut Turn) {
         match broker.store.at(open.physical_offset, Wait::OnlyCached, &mut bytes) {
             At::Found => ask_or_park(turn, &broker, &config, half, open, &bytes),
             At::Cold => {
-                let (store, offset) = (Arc::clone(&broker.store), open.physical_offset);
-                broker.readers.submit(move || {
-                    let _ = store.at(offset, Wait::MayBlock, &mut Vec::new()); // into memory
-                });
+                broker.readers.warm(&broker.store, vec![open.physical_offset]);
                 transactions.put_due(half, turn.now_ms + WARM_MS, open.checks);
             }
             At::Missing => {

@@ -12,6 +12,7 @@ use broker::state::Broker;
 use broker::turn::Turn;
 use net::Service;
 use wire::body::TopicConfig;
+use wire::properties::Known;
 use wire::record::NewRecord;
 use wire::text::crc31;
 
@@ -61,7 +62,8 @@ impl Fixture {
         };
         self.turn.now_ms = self.clock.now_ms();
         let config = self.broker.config();
-        put(&mut self.turn, &self.broker, &config, &queue, new).expect("stored");
+        let known = Known::scan(&text);
+        put(&mut self.turn, &self.broker, &config, &queue, new, &known).expect("stored");
         self.turn();
     }
 

@@ -71,6 +71,9 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("sendThreadPoolQueueSize", flushing.to_string());
     put("sendThreadPoolQueueCapacity", config.send_thread_pool_queue_capacity.to_string());
     put("pullThreadPoolQueueSize", parked.to_string());
+    put("clientQuestions", broker.relays.count().to_string());
+    put("openTransactions", broker.transactions.count().to_string());
+    put("pendingTimers", broker.timers.count().to_string());
     put("pullThreadPoolQueueCapacity", config.pull_thread_pool_queue_capacity.to_string());
     for pool in ["send", "pull", "litePull", "query", "ack"] {
         put(&format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".into());

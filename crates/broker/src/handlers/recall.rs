@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use net::{Call, Handled, Refusal};
 use wire::codes::response;
-use wire::properties;
+use wire::properties::{self, Known};
 use wire::record::NewRecord;
 use wire::requests::{RecallMessage, RecallMessageAnswer};
 use wire::text::crc31;
@@ -97,7 +97,7 @@ pub fn recall(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     };
     let queue = broker.topics.queue(request.topic, 0);
     let queue = queue.ok_or_else(|| illegal("recall failed, the topic has no queue"))?;
-    put::put(turn, &broker, &config, &queue, new).map_err(|refused| {
+    put::put(turn, &broker, &config, &queue, new, &Known::scan(&text)).map_err(|refused| {
         tracing::warn!(?refused, "a recall cannot be stored");
         Refusal::new(response::SYSTEM_ERROR, "recall failed, execute error")
     })?;

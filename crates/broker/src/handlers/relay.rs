@@ -19,8 +19,6 @@ use crate::turn::{OVERLOAD, Turn};
 
 /// How long a consumer may take.
 const TIMEOUT_MS: i64 = 10_000;
-/// Questions that wait at once.
-const MAX_WAITING: usize = 65_536;
 /// Versions below this cannot answer. Java: `V3_1_8_SNAPSHOT`.
 const MIN_VERSION: i32 = 62;
 
@@ -57,21 +55,19 @@ pub struct Relays {
 }
 
 impl Relays {
+    /// Questions that wait for an answer now.
+    pub fn count(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
     /// Answers the questions whose time is over.
     pub fn expire(&self, now_ms: i64) {
-        let mut late = Vec::new();
-        self.waiting.lock().retain(|_, question| {
-            let keep = question.deadline_ms > now_ms;
-            if !keep {
-                let nothing = Answers::Fixed { success: Vec::new(), failure: Vec::new() };
-                late.push((
-                    question.asker.take(),
-                    std::mem::replace(&mut question.answers, nothing),
-                ));
-            }
-            keep
-        });
-        for (asker, answers) in late {
+        let late: Vec<Question> = {
+            let mut waiting = self.waiting.lock();
+            let late = waiting.extract_if(|_, question| question.deadline_ms <= now_ms);
+            late.map(|(_, question)| question).collect()
+        };
+        for Question { asker, answers, .. } in late {
             let Some(asker) = asker else { continue };
             asker.send(match answers {
                 Answers::Fixed { failure, .. } => failure,
@@ -101,7 +97,7 @@ pub fn ask(
     let question = Question { asker, deadline_ms: now_ms + TIMEOUT_MS, answers };
     {
         let mut waiting = broker.relays.waiting.lock();
-        if waiting.len() >= MAX_WAITING {
+        if waiting.len() >= broker.config().max_client_questions as usize {
             return Err(Refusal::new(response::SYSTEM_BUSY, OVERLOAD));
         }
         waiting.insert((client.id(), opaque), question);

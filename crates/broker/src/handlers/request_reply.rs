@@ -7,7 +7,7 @@ use net::{Call, Handled, Refusal, Reply};
 use wire::codes::{request as code, response};
 use wire::header::{Head, Pairs, write_frame};
 use wire::message_id::write_offset_id;
-use wire::properties;
+use wire::properties::{self, Known};
 use wire::record::NewRecord;
 use wire::requests::{ReplyMessage, SendMessage, SendMessageAnswer};
 use wire::text::crc31;
@@ -51,7 +51,7 @@ pub fn reply(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     };
     let (mut id, mut queue_offset) = ("0".to_owned(), 0);
     if config.store_reply_message_enable {
-        match put(turn, &broker, &config, &queue, new) {
+        match put(turn, &broker, &config, &queue, new, &Known::scan(text)) {
             Ok(put) => {
                 let place = put.appended.place;
                 id.clear();

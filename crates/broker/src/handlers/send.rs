@@ -286,7 +286,7 @@ fn store_single(
     let put = if transactions::is_half(&known, new.reconsume_times) {
         Put { appended: transactions::put_half(turn, broker, config, new)?, recall_ms: None }
     } else {
-        put(turn, broker, config, &target.queue, new)?
+        put(turn, broker, config, &target.queue, new, &known)?
     };
     Ok((put, wait, uniq_key))
 }

@@ -8,7 +8,7 @@ use store::{At, Wait};
 use wire::body::GroupConfig;
 use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
 use wire::message_id::offset_id;
-use wire::properties;
+use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Record, Scanned};
 use wire::requests::SendMessageBack;
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
@@ -142,7 +142,7 @@ fn append(
         ..copy_of(record, &text)
     };
     let config = broker.config();
-    put(turn, broker, &config, queue, new).map(drop).map_err(|refused| {
+    put(turn, broker, &config, queue, new, &Known::scan(&text)).map(drop).map_err(|refused| {
         tracing::warn!(?refused, "a message cannot be given back");
         // As Java names every cause here.
         let too_long = refused.code == response::MESSAGE_ILLEGAL;

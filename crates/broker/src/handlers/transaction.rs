@@ -9,7 +9,7 @@ use store::{At, Wait};
 use wire::codes::response;
 use wire::json::{Value, object};
 use wire::message_id::parse_offset_id;
-use wire::properties;
+use wire::properties::{self, Known};
 use wire::record::{
     self, NewRecord, Record, Scanned, TRANSACTION_COMMIT, TRANSACTION_MASK, TRANSACTION_ROLLBACK,
 };
@@ -115,7 +115,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, half: &Record<'_>) -> Result<(
         ..copy_of(half, &kept)
     };
     let config = broker.config();
-    let appended = put::put(turn, broker, &config, &queue, new)?.appended;
+    let appended = put::put(turn, broker, &config, &queue, new, &Known::scan(&kept))?.appended;
     if let Some(topic) = broker.topics.get(topic) {
         topic.puts.add(1);
     }
