@@ -137,6 +137,39 @@ base::config! {
             "Seconds that a message may wait at most";
         "maxPendingTimers" max_pending_timers: i32 [1..=1_000_000_000] = 10_000_000, Hot,
             "Limit: messages that wait for their time; more are refused. Ours";
+        "clearRetryTopicWhenDeleteTopic" clear_retry_topic_when_delete_topic: bool = true, Hot,
+            "Whether the retry topics of pops are deleted with their topic";
+        "popFromRetryProbability" pop_from_retry_probability: i32 [0..=100] = 20, Hot,
+            "Percent of pops that look into the group's retry topic first";
+        "popFromRetryProbabilityForPriority" pop_from_retry_probability_for_priority:
+            i32 [0..=100] = 0, Hot,
+            "The same, for topics with priorities";
+        "priorityOrderAsc" priority_order_asc: bool = true, Hot,
+            "Whether a pop over all queues walks from the highest queue down";
+        "enableRetryTopicV2" enable_retry_topic_v2: bool = false, Hot,
+            "Whether retry topics of pops are named %RETRY%group+topic instead of _";
+        "retrieveMessageFromPopRetryTopicV1" retrieve_message_from_pop_retry_topic_v1:
+            bool = true, Hot,
+            "Whether retry topics with the other name are read as well";
+        "popPollingSize" pop_polling_size: i32 [1..=1_000_000] = 1024, Hot,
+            "Limit: pops that wait on one group, topic and queue";
+        "maxPopPollingSize" max_pop_polling_size: i32 [1..=100_000_000] = 100_000, Hot,
+            "Limit: pops that wait in all";
+        "initPopOffsetByCheckMsgInMem" init_pop_offset_by_check_msg_in_mem: bool = true, Hot,
+            "Whether a new group pops a young queue from its beginning in any mode";
+        "enablePopMessageThreshold" enable_pop_message_threshold: bool = false, Hot,
+            "Whether popInflightMessageThreshold counts";
+        "popInflightMessageThreshold" pop_inflight_message_threshold:
+            i32 [1..=100_000_000] = 10_000, Hot,
+            "Limit: messages of a queue that a group has in flight";
+        "maxPopInFlight" max_pop_in_flight: i32 [1..=1_000_000_000] = 10_000_000, Hot,
+            "Limit: popped and not settled messages of all groups; then pops find nothing. Ours";
+        "defaultMessageRequestMode" default_message_request_mode: String = "PULL".to_owned(), Hot,
+            "How groups consume without setConsumeMode, if they ask the broker: PULL or POP";
+        "defaultPopShareQueueNum" default_pop_share_queue_num: i32 = -1, Hot,
+            "popShareQueueNum for them";
+        "serverLoadBalancerEnable" server_load_balancer_enable: bool = true, Hot,
+            "Whether the broker allots queues to clients that ask; else each gets all";
         "recallMessageEnable" recall_message_enable: bool = true, Hot,
             "Whether waiting messages may be recalled; off in the original";
         "maxClientQuestions" max_client_questions: i32 [1..=10_000_000] = 65_536, Hot,

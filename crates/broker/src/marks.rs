@@ -81,7 +81,11 @@ impl Marks {
         let queue = |topic: &str| {
             topics.queue(topic, 0).unwrap_or_else(|| {
                 let queue = store.queue_or_create(topic, 0);
-                Arc::new(TopicQueue { queue, waiters: Default::default() })
+                Arc::new(TopicQueue {
+                    queue,
+                    waiters: Default::default(),
+                    pops: Default::default(),
+                })
             })
         };
         let start = |queue: &TopicQueue| {

@@ -69,6 +69,27 @@ impl Offsets {
         topics.entry(topic.to_owned()).or_default().insert(queue_id, offset);
     }
 
+    /// Commits `to` if the committed offset is still `before` (or there is none). False when
+    /// somebody else has moved it.
+    pub fn commit_from(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: i32,
+        (before, to): (i64, i64),
+        now_ms: i64,
+    ) -> bool {
+        let known = self.get(group, topic, queue_id);
+        if known == Some(to) {
+            return true;
+        }
+        let free = known.is_none_or(|known| known == before);
+        if free {
+            self.commit(group, topic, queue_id, to, now_ms);
+        }
+        free
+    }
+
     /// Replaces an offset by the word of an operator: the next pull of the queue is told, and
     /// commits are ignored until then.
     pub fn reset(&self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {

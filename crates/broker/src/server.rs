@@ -55,6 +55,7 @@ pub fn start(
     let make = move |_| Turn::new(Arc::clone(&shared), Arc::clone(&router));
     let handle = bound.serve("broker", limits, clock, loops, make)?;
     let wake = handle.waker();
+    broker.set_wake(wake.clone());
     broker.store.on_flushed(Box::new(wake));
     broker.registrar.start(&broker, &addresses);
     let stop = Arc::new(AtomicBool::new(false));

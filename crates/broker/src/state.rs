@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use base::clock::Clock;
@@ -19,6 +19,7 @@ use crate::groups::Groups;
 use crate::handlers::relay::Relays;
 use crate::locks::Locks;
 use crate::offsets::Offsets;
+use crate::pop::Pops;
 use crate::readers::Readers;
 use crate::register::Registrar;
 use crate::schedule::Schedule;
@@ -69,6 +70,8 @@ pub struct Broker {
     pub timers: Timers,
     /// Open transactions.
     pub transactions: Transactions,
+    /// Messages that were popped.
+    pub pops: Pops,
     /// Counters.
     pub stats: Stats,
     /// Threads for reads that may touch the disk.
@@ -81,6 +84,7 @@ pub struct Broker {
     pub parked: Arc<AtomicUsize>,
     /// Sends that wait for the disk now.
     pub flushing: AtomicUsize,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// When the process started.
     pub boot_ms: i64,
     /// Port that clients reach us on.
@@ -107,6 +111,8 @@ impl Broker {
         let checks = folder.join("apogee-transactionChecks.json");
         let transactions = Transactions::load(checks, &topics, &store, &offsets, &config)?;
         let timers = Timers::load(&folder, &topics, &store, &offsets);
+        let journal = PathBuf::from(&config.store_path_root_dir).join("apogee-pop");
+        let pops = Pops::load(&journal, &topics, &store, &offsets)?;
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -122,14 +128,28 @@ impl Broker {
             schedule,
             timers,
             transactions,
+            pops,
             stats: Stats::default(),
             readers: Readers::start(2)?,
             registrar,
             relays: Relays::default(),
             parked: Arc::default(),
             flushing: AtomicUsize::new(0),
+            wake: OnceLock::new(),
             port,
         }))
+    }
+
+    /// Sets what wakes every loop.
+    pub(crate) fn set_wake(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.wake.set(Box::new(wake)); // once, at start
+    }
+
+    /// Makes every loop have a turn.
+    pub fn wake_loops(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
     }
 
     /// The configuration of this moment.
@@ -201,6 +221,8 @@ impl Broker {
         self.readers.stop();
         self.transactions.save(self, self.clock.now_ms());
         self.timers.save(self, self.clock.now_ms());
+        self.pops.turn_end(&self.offsets, self.clock.now_ms());
+        self.pops.housekeeping();
         self.offsets.save();
         self.schedule.save();
         self.store.close()
@@ -215,6 +237,7 @@ impl Broker {
             self.timers.save(self, now_ms);
             self.offsets.save();
         }
+        self.pops.housekeeping();
         self.relays.expire(now_ms);
         if tick.is_multiple_of((config.register_name_server_period / 1000).clamp(10, 60) as u64) {
             self.registrar.tell_local();

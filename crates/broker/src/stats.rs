@@ -75,6 +75,8 @@ pub struct Stats {
     pub gets_found: Rate,
     /// Pulls that found nothing.
     pub gets_missed: Rate,
+    /// Popped messages that were acknowledged.
+    pub acks: Rate,
     groups: RwLock<HashMap<(String, String), Arc<Rate>>>,
 }
 

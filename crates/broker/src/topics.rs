@@ -16,6 +16,7 @@ use wire::codes::perm;
 use wire::json::{Value, object};
 
 use crate::config::BrokerConfig;
+use crate::pop::waiting::PopWaiters;
 use crate::stats::Rate;
 use crate::transactions::{HALF_TOPIC, OP_TOPIC, PARKED_TOPIC};
 use crate::waits::Waiters;
@@ -49,6 +50,8 @@ pub struct TopicQueue {
     pub queue: Arc<Queue>,
     /// Pulls that wait for an arrival.
     pub waiters: Waiters,
+    /// Pops that wait for an arrival in the topic.
+    pub pops: Arc<PopWaiters>,
 }
 
 /// A topic at one moment.
@@ -59,6 +62,8 @@ pub struct Topic {
     pub queues: Vec<Arc<TopicQueue>>,
     /// Messages put.
     pub puts: Arc<Rate>,
+    /// Pops that wait on it.
+    pub pops: Arc<PopWaiters>,
 }
 
 /// All topics of a broker.
@@ -163,11 +168,13 @@ impl Topics {
         let old = table.get(&config.topic_name);
         let mut queues = old.map_or_else(Vec::new, |old| old.queues.clone());
         let puts = old.map_or_else(Arc::default, |old| Arc::clone(&old.puts));
+        let pops = old.map_or_else(Arc::default, |old| Arc::clone(&old.pops));
         for id in queues.len() as i32..wanted {
             let queue = self.store.queue_or_create(&config.topic_name, id);
-            queues.push(Arc::new(TopicQueue { queue, waiters: Waiters::default() }));
+            let (waiters, pops) = (Waiters::default(), Arc::clone(&pops));
+            queues.push(Arc::new(TopicQueue { queue, waiters, pops }));
         }
-        let topic = Arc::new(Topic { config, queues, puts });
+        let topic = Arc::new(Topic { config, queues, puts, pops });
         table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));
         topic
     }

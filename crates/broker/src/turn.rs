@@ -13,9 +13,12 @@ use wire::header::Header;
 
 use crate::handlers;
 use crate::handlers::pull;
+use crate::pop::PopTopic;
+use crate::pop::serve;
+use crate::pop::waiting::{ParkedPop, PopWaiters};
 use crate::state::Broker;
 use crate::topics::TopicQueue;
-use crate::waits::Parked;
+use crate::waits::ParkedPull;
 
 /// Text of every refusal for lack of room. Java: `NettyRemotingAbstract`.
 pub const OVERLOAD: &str = "[OVERLOAD]system busy, start flow control for a while";
@@ -34,6 +37,51 @@ pub struct FlushWait {
     pub timed_out: Vec<u8>,
 }
 
+/// A parked request, by what it waits with.
+#[derive(Clone)]
+pub enum Waiting {
+    /// A pull.
+    Pull(Arc<ParkedPull>),
+    /// A pop or a notification.
+    Pop(Arc<ParkedPop>),
+}
+
+impl Waiting {
+    fn deadline_ms(&self) -> i64 {
+        match self {
+            Waiting::Pull(parked) => parked.deadline_ms,
+            Waiting::Pop(parked) => parked.deadline_ms,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Waiting::Pull(parked) => parked.is_done(),
+            Waiting::Pop(parked) => parked.is_done(),
+        }
+    }
+
+    fn take(&self) -> bool {
+        match self {
+            Waiting::Pull(parked) => parked.take(),
+            Waiting::Pop(parked) => parked.take(),
+        }
+    }
+}
+
+/// A reason to serve who waits, once the log is readable up to `end`.
+struct Arrival {
+    end: i64,
+    of: Arrived,
+}
+
+enum Arrived {
+    /// A message in this queue.
+    In(Arc<TopicQueue>),
+    /// Something for this group alone.
+    For(Arc<PopWaiters>, Arc<str>),
+}
+
 /// The state of one loop.
 pub struct Turn {
     /// The shared broker.
@@ -43,11 +91,11 @@ pub struct Turn {
     pub now_ms: i64,
     /// Something was appended since the last commit.
     pub appended: bool,
-    /// Queues with new messages and parked pulls, with the physical end of the newest.
-    arrivals: Vec<(Arc<TopicQueue>, i64)>,
+    /// Queues with new messages that somebody waits for.
+    arrivals: Vec<Arrival>,
     flush_waits: VecDeque<FlushWait>,
     deadlines: BinaryHeap<ByDeadline>,
-    parked_by_peer: HashMap<u64, Vec<Arc<Parked>>>,
+    parked_by_peer: HashMap<u64, Vec<Waiting>>,
     /// Reused for the properties of the message in hand.
     pub properties: String,
     /// Reused for offset message ids.
@@ -80,13 +128,48 @@ impl Turn {
     /// Notes an append, so that the turn commits it and serves who waits for it.
     pub fn arrived(&mut self, queue: &Arc<TopicQueue>, end: i64) {
         self.appended = true;
-        if !queue.waiters.any() {
+        if !queue.waiters.any() && !queue.pops.any() {
             return;
         }
-        match self.arrivals.last_mut() {
-            Some((last, last_end)) if Arc::ptr_eq(last, queue) => *last_end = end,
-            _ => self.arrivals.push((Arc::clone(queue), end)),
+        if let Some(Arrival { end: last_end, of: Arrived::In(last) }) = self.arrivals.last_mut()
+            && Arc::ptr_eq(last, queue)
+        {
+            *last_end = end;
+            return;
         }
+        self.arrivals.push(Arrival { end, of: Arrived::In(Arc::clone(queue)) });
+    }
+
+    /// Notes that a message was copied to the retry topic of a group.
+    pub fn retry_arrived(&mut self, queue: &Arc<TopicQueue>, end: i64, state: &PopTopic) {
+        self.arrived(queue, end);
+        self.wake_pops_at(state, end);
+    }
+
+    /// Serves the pops of a group on a topic at the end of this turn.
+    pub fn wake_pops(&mut self, state: &PopTopic) {
+        self.wake_pops_at(state, 0);
+    }
+
+    fn wake_pops_at(&mut self, state: &PopTopic, end: i64) {
+        let Some(topic) = self.broker.topics.get(state.origin()) else { return };
+        if topic.pops.any() {
+            self.wake_group(&topic.pops, &state.group, end);
+        }
+    }
+
+    /// Serves the pops of a group once the log is readable up to `end`.
+    pub fn wake_group(&mut self, waiters: &Arc<PopWaiters>, group: &Arc<str>, end: i64) {
+        if let Some(Arrival { end: last_end, of: Arrived::For(known, last) }) =
+            self.arrivals.last_mut()
+            && Arc::ptr_eq(known, waiters)
+            && last == group
+        {
+            *last_end = end.max(*last_end);
+            return;
+        }
+        let of = Arrived::For(Arc::clone(waiters), Arc::clone(group));
+        self.arrivals.push(Arrival { end, of });
     }
 
     /// Holds an answer back until the disk has its record.
@@ -96,50 +179,75 @@ impl Turn {
     }
 
     /// Parks a pull. It looks once more afterwards, since another loop may have appended meanwhile.
-    pub fn park(&mut self, parked: Arc<Parked>) {
-        let queue = Arc::clone(&parked.pull.queue);
-        let mine = self.parked_by_peer.entry(parked.peer.id()).or_default();
-        if mine.len() >= 64 {
-            mine.retain(|known| !known.is_taken());
-        }
-        mine.push(Arc::clone(&parked));
-        self.deadlines.push(ByDeadline(Arc::clone(&parked)));
-        if self.deadlines.len() > 1024
-            && self.deadlines.len() > 4 * self.broker.parked.load(Relaxed)
-        {
-            self.deadlines.retain(|known| !known.0.is_taken());
-        }
-        let offset = parked.pull.offset;
+    pub fn park_pull(&mut self, parked: Arc<ParkedPull>) {
+        let queue = Arc::clone(&parked.work.pull.queue);
+        let offset = parked.work.pull.offset;
+        self.park(parked.peer.id(), Waiting::Pull(Arc::clone(&parked)));
         queue.waiters.park(parked);
         if queue.queue.next_offset() > offset {
             let end = self.broker.store.watermarks().appended;
-            self.arrivals.push((queue, end));
+            self.arrivals.push(Arrival { end, of: Arrived::In(queue) });
         }
     }
 
-    /// Serves the pulls that wait on queues whose new messages are readable by now.
+    /// Parks a pop or notification. `unread`: whether messages are in the queues that it could not
+    /// read yet.
+    pub fn park_pop(&mut self, waiters: &Arc<PopWaiters>, parked: Arc<ParkedPop>) {
+        self.park(parked.peer.id(), Waiting::Pop(Arc::clone(&parked)));
+        waiters.park(Arc::clone(&parked));
+        let broker = Arc::clone(&self.broker);
+        if crate::pop::take::available(self, &broker, &parked.work, false) > 0 {
+            let end = broker.store.watermarks().appended;
+            self.wake_group(waiters, &parked.work.group, end);
+        }
+    }
+
+    /// Remembers a parked request for its deadline and for the end of its connection.
+    fn park(&mut self, peer: u64, waiting: Waiting) {
+        let mine = self.parked_by_peer.entry(peer).or_default();
+        if mine.len() >= 64 {
+            mine.retain(|known| !known.is_done());
+        }
+        mine.push(waiting.clone());
+        self.deadlines.push(ByDeadline(waiting));
+        let parked = self.broker.parked.load(Relaxed) + self.broker.pops.parked.load(Relaxed);
+        if self.deadlines.len() > 1024 && self.deadlines.len() > 4 * parked {
+            self.deadlines.retain(|known| !known.0.is_done());
+        }
+    }
+
+    /// Serves those who wait for what is readable by now.
     fn serve_arrivals(&mut self) {
+        // Serving a group may give another reason to serve it; that one waits for the next turn.
         if self.arrivals.is_empty() {
             return;
         }
         let readable = self.broker.store.watermarks().readable;
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.retain(|(queue, end)| {
-            if *end > readable {
-                return true;
+        for arrival in std::mem::take(&mut self.arrivals) {
+            match &arrival.of {
+                _ if arrival.end > readable => self.arrivals.push(arrival),
+                Arrived::In(queue) => self.serve_queue(&Arc::clone(queue)),
+                Arrived::For(waiters, group) => serve::serve(self, waiters, Some(group), -1),
             }
-            loop {
-                let seen = queue.queue.max_offset(&self.broker.store);
+        }
+    }
+
+    fn serve_queue(&mut self, queue: &TopicQueue) {
+        loop {
+            let seen = queue.queue.max_offset(&self.broker.store);
+            if queue.waiters.any() {
                 let mut waiting = queue.waiters.drain();
                 waiting.retain(|parked| !pull::serve(self, parked));
                 queue.waiters.put_back(waiting);
-                // Another loop may have added messages while the list was in our hands.
-                if queue.queue.max_offset(&self.broker.store) == seen {
-                    return false;
-                }
             }
-        });
-        self.arrivals = arrivals;
+            if queue.pops.any() {
+                serve::serve(self, &queue.pops, None, queue.queue.id());
+            }
+            // Another loop may have added messages while the lists were in our hands.
+            if queue.queue.max_offset(&self.broker.store) == seen {
+                return;
+            }
+        }
     }
 
     fn answer_flushed(&mut self) {
@@ -159,12 +267,21 @@ impl Turn {
 
     fn answer_deadlines(&mut self) {
         while let Some(next) = self.deadlines.peek() {
-            if next.0.deadline_ms > self.now_ms && !next.0.is_taken() {
+            if next.0.deadline_ms() > self.now_ms && !next.0.is_done() {
                 return;
             }
-            let Some(ByDeadline(parked)) = self.deadlines.pop() else { return };
-            if parked.take() {
-                pull::answer_at_deadline(self, &parked);
+            let Some(ByDeadline(waiting)) = self.deadlines.pop() else { return };
+            if !waiting.take() {
+                if !waiting.is_done() {
+                    // In the hands of another loop, which may not have an answer for it.
+                    self.deadlines.push(ByDeadline(waiting));
+                    return;
+                }
+                continue;
+            }
+            match &waiting {
+                Waiting::Pull(parked) => pull::answer_at_deadline(self, parked),
+                Waiting::Pop(parked) => serve::answer_at_deadline(self, parked),
             }
         }
     }
@@ -196,25 +313,29 @@ impl Service for Turn {
         crate::timers::deliver_due(self);
         crate::transactions::ask_due(self);
         crate::transactions::write_marks(self);
+        crate::pop::expire::deliver_due(self);
         if std::mem::take(&mut self.appended) {
             self.broker.store.commit().map_err(io::Error::other)?;
         }
+        serve::serve_warmed(self);
         self.serve_arrivals();
+        self.broker.pops.turn_end(&self.broker.offsets, self.now_ms);
         self.answer_flushed();
         self.answer_deadlines();
         Ok(())
     }
 
     fn next_turn_in_ms(&mut self) -> Option<i64> {
-        let parked = self.deadlines.peek().map(|next| next.0.deadline_ms);
+        let parked = self.deadlines.peek().map(|next| next.0.deadline_ms());
         let flush = self.flush_waits.front().map(|wait| wait.deadline_ms);
         let due = self.broker.schedule.next_due_ms();
         let timer = self.broker.timers.next_due_ms();
         let ask = self.broker.transactions.next_due_ms();
+        let pop = self.broker.pops.next_due_ms();
         // With SYNC_FLUSH the flusher wakes this loop, else another loop is about to commit.
         let commit = !self.arrivals.is_empty() && !self.broker.config().is_sync_flush();
         let commit = commit.then_some(self.now_ms + 1);
-        let next = [parked, flush, due, timer, ask, commit].into_iter().flatten().min()?;
+        let next = [parked, flush, due, timer, ask, pop, commit].into_iter().flatten().min()?;
         Some((next - self.broker.clock.now_ms()).max(0))
     }
 }
@@ -234,11 +355,11 @@ impl Turn {
 }
 
 /// Orders parked pulls so that the heap gives the earliest deadline first.
-struct ByDeadline(Arc<Parked>);
+struct ByDeadline(Waiting);
 
 impl PartialEq for ByDeadline {
     fn eq(&self, other: &Self) -> bool {
-        self.0.deadline_ms == other.0.deadline_ms
+        self.0.deadline_ms() == other.0.deadline_ms()
     }
 }
 impl Eq for ByDeadline {}
@@ -249,6 +370,6 @@ impl PartialOrd for ByDeadline {
 }
 impl Ord for ByDeadline {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.0.deadline_ms.cmp(&self.0.deadline_ms)
+        other.0.deadline_ms().cmp(&self.0.deadline_ms())
     }
 }

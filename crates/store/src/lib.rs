@@ -31,6 +31,7 @@ mod flusher;
 mod handles;
 mod index;
 mod index_file;
+mod journal;
 mod lock_file;
 mod maintenance;
 mod queue;
@@ -49,4 +50,5 @@ pub use api::{
     ReadLimit, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, Wait, Watermarks,
     timer_due_ms,
 };
+pub use journal::Journal;
 pub use store::{Queue, Store};

@@ -60,6 +60,10 @@ names! {
     CLUSTER = "CLUSTER";
     /// Pop receipt; never accepted from outside.
     POP_CK = "POP_CK";
+    /// When a retried message was popped first.
+    FIRST_POP_TIME = "1ST_POP_TIME";
+    /// Group whose pops retry a message.
+    ORIGIN_GROUP = "ORIGIN_GROUP";
     /// Delay in seconds.
     TIMER_DELAY_SEC = "TIMER_DELAY_SEC";
     /// Delay in milliseconds.

@@ -193,6 +193,85 @@ headers! {
         unit_mode: bool = "unitMode",
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
     }
+    /// 200050. Java: `PopMessageRequestHeader`.
+    PopMessage ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        max_msg_nums: i32 = "maxMsgNums",
+        invisible_time: i64 = "invisibleTime",
+        poll_time: i64 = "pollTime",
+        born_time: i64 = "bornTime",
+        init_mode: i32 = "initMode",
+        exp_type: Option<&'a str> = "expType",
+        exp: Option<&'a str> = "exp",
+        order: bool = "order",
+        attempt_id: Option<&'a str> = "attemptId",
+    }
+    /// Answer of 200050 and 200052. Java: `PopMessageResponseHeader`. The three texts are entries
+    /// joined by `;`: `flag queueId startOffset`, `flag queueId offset,offset`, and former
+    /// deliveries; flag is 0 for the topic itself, 1 and 2 for its retry topics.
+    PopMessageAnswer ['a] {
+        pop_time: i64 = "popTime",
+        invisible_time: i64 = "invisibleTime",
+        revive_qid: i32 = "reviveQid",
+        rest_num: i64 = "restNum",
+        start_offset_info: Option<&'a str> = "startOffsetInfo",
+        msg_offset_info: Option<&'a str> = "msgOffsetInfo",
+        order_count_info: Option<&'a str> = "orderCountInfo",
+    }
+    /// 200051. Java: `AckMessageRequestHeader`.
+    AckMessage ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        extra_info: &'a str = "extraInfo",
+        offset: i64 = "offset",
+    }
+    /// 200053. Java: `ChangeInvisibleTimeRequestHeader`.
+    ChangeInvisibleTime ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        extra_info: &'a str = "extraInfo",
+        offset: i64 = "offset",
+        invisible_time: i64 = "invisibleTime",
+        suspend: bool = "suspend",
+    }
+    /// Answer of 200053.
+    ChangeInvisibleTimeAnswer {
+        pop_time: i64 = "popTime",
+        invisible_time: i64 = "invisibleTime",
+        revive_qid: i32 = "reviveQid",
+    }
+    /// 200052, 200055. Java: `PeekMessageRequestHeader`, `PollingInfoRequestHeader`.
+    GroupQueue ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        max_msg_nums: Option<i32> = "maxMsgNums",
+    }
+    /// 200054. Java: `NotificationRequestHeader`.
+    Notification ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        poll_time: i64 = "pollTime",
+        born_time: i64 = "bornTime",
+        order: bool = "order",
+        attempt_id: Option<&'a str> = "attemptId",
+        exp_type: Option<&'a str> = "expType",
+        exp: Option<&'a str> = "exp",
+    }
+    /// Answer of 200054.
+    NotificationAnswer {
+        has_msg: bool = "hasMsg",
+        polling_full: bool = "pollingFull",
+    }
+    /// Answer of 200055.
+    PollingInfoAnswer {
+        polling_num: i32 = "pollingNum",
+    }
     /// 326. Java: `ReplyMessageRequestHeader`.
     ReplyMessage ['a] {
         producer_group: &'a str = "producerGroup",

@@ -45,6 +45,7 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     if request.clean_offset {
         broker.offsets.remove_group(request.group_name);
+        broker.pops.remove_group(request.group_name);
         broker.offsets.save();
         for prefix in [RETRY_PREFIX, DLQ_PREFIX] {
             broker.stats.forget(&format!("{prefix}{}", request.group_name));

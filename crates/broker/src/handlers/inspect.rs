@@ -208,7 +208,7 @@ pub fn consume_queue(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         ("subscriptionData", subscription.as_ref().map_or(Value::Null, |s| s.data.write())),
     ]);
     let text = body.to_text();
-    call.answer(response::SUCCESS, Some(super::topic::NOT_SET), &wire::header::NoFields, |out| {
+    call.answer(response::SUCCESS, Some(crate::reply::NOT_SET), &wire::header::NoFields, |out| {
         out.extend_from_slice(text.as_bytes());
     })
 }

@@ -40,7 +40,7 @@ pub fn query(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 
 /// Whether offset 0 of a queue still exists and lies within the newest 40 % of the machine's memory
 /// (Java: `checkInMemByConsumeOffset` with `accessMessageInMemoryMaxRatio`).
-fn is_young(broker: &Broker, queue: &TopicQueue) -> bool {
+pub fn is_young(broker: &Broker, queue: &TopicQueue) -> bool {
     if queue.queue.min_offset() > 0 {
         return false;
     }
@@ -85,6 +85,7 @@ pub fn update(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         return call.plain(response::SUCCESS, Some("Offset has been previously reset"));
     }
     broker.offsets.commit(group, topic, queue_id, offset, turn.now_ms);
+    broker.pops.offset_was_set(group, topic, queue_id, offset);
     Ok(Reply::Ok)
 }
 
@@ -176,6 +177,7 @@ pub fn reset(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     for (id, target) in &targets {
         broker.offsets.reset(group, name, *id, *target, turn.now_ms);
+        broker.pops.offset_was_set(group, name, *id, *target);
     }
     let broker_name = broker.config().broker_name.clone();
     let table =

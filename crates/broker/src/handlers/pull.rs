@@ -6,24 +6,20 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use filter::{Filter, SqlFilter, TagFilter};
 use net::{Call, Handled, Refusal, Reply};
-use store::{Fetch, FetchStatus, ReadLimit, Wait};
+use store::{Fetch, FetchStatus, Wait};
 
 use wire::body::GroupConfig;
 use wire::codes::{perm, request as code, response};
 use wire::header::{Head, write_frame};
-use wire::properties;
-use wire::record::{self, Scanned};
 use wire::requests::{PullMessage, PullMessageAnswer};
 
 use crate::config::BrokerConfig;
+use crate::reading;
 use crate::reply;
 use crate::state::Broker;
 use crate::topics::Topic;
 use crate::turn::{OVERLOAD, Turn};
-use crate::waits::{Parked, Pull};
-
-/// A pull by properties looks at this many messages before it answers, as one by tags does.
-const SQL_SCAN: i64 = 800;
+use crate::waits::{Parked, ParkedPull, Pull, WaitingPull};
 
 /// sysFlag bits of a pull. Java: `PullSysFlag`.
 const COMMIT_OFFSET: i32 = 1;
@@ -72,6 +68,7 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let (group, topic, queue_id) = (request.consumer_group, request.topic, request.queue_id);
     if request.sys_flag & COMMIT_OFFSET != 0 {
         broker.offsets.commit(group, topic, queue_id, request.commit_offset, turn.now_ms);
+        broker.pops.offset_was_set(group, topic, queue_id, request.commit_offset);
     }
     if let Some(offset) = broker.offsets.take_reset(group, topic, queue_id) {
         let answer = header(
@@ -237,87 +234,8 @@ fn registered_subscription(
 }
 
 fn fetch(broker: &Broker, pull: &Pull, from: i64, wait: Wait, out: &mut Vec<u8>) -> Fetch {
-    let config = broker.config();
-    let (count, bytes) = match wait {
-        Wait::OnlyCached => (
-            config.max_transfer_count_on_message_in_memory,
-            config.max_transfer_bytes_on_message_in_memory,
-        ),
-        Wait::MayBlock => (
-            config.max_transfer_count_on_message_in_disk,
-            config.max_transfer_bytes_on_message_in_disk,
-        ),
-    };
-    let limit = ReadLimit {
-        max_messages: pull.max_messages.min(count.max(1) as usize),
-        max_bytes: bytes.max(1) as usize,
-    };
-    let queue = &pull.queue.queue;
-    match &*pull.filter {
-        Filter::Tag(tags) => {
-            let mut wanted = |entry: &store::Entry| tags.matches(entry.tags_code);
-            broker.store.get(queue, from, limit, wait, &mut wanted, out)
-        }
-        Filter::Sql(sql) => fetch_by_properties(broker, queue, from, limit, wait, sql, out),
-    }
-}
-
-/// Reads on until enough messages match or as many were looked at as a tag filter may skip.
-fn fetch_by_properties(
-    broker: &Broker,
-    queue: &store::Queue,
-    from: i64,
-    limit: ReadLimit,
-    wait: Wait,
-    sql: &SqlFilter,
-    out: &mut Vec<u8>,
-) -> Fetch {
-    let start = out.len();
-    let (mut at, mut messages) = (from, 0);
-    loop {
-        let room = ReadLimit {
-            max_messages: limit.max_messages - messages,
-            max_bytes: limit.max_bytes - (out.len() - start),
-        };
-        let before = out.len();
-        let mut fetch = broker.store.get(queue, at, room, wait, &mut |_| true, out);
-        if fetch.cold && messages == 0 {
-            out.truncate(start);
-            return fetch;
-        }
-        let found = fetch.status == FetchStatus::Found && !fetch.cold;
-        if found {
-            messages += keep_matching(sql, before, out);
-            at = fetch.next;
-        }
-        let full = messages >= limit.max_messages || out.len() - start >= limit.max_bytes;
-        if found && !full && at - from < SQL_SCAN && at < fetch.max {
-            continue;
-        }
-        if at > from {
-            fetch.next = at;
-            fetch.status = if messages > 0 { FetchStatus::Found } else { FetchStatus::NoMatch };
-        }
-        (fetch.messages, fetch.bytes, fetch.cold) = (messages, out.len() - start, false);
-        return fetch;
-    }
-}
-
-/// Drops the records behind `start` whose properties do not match; returns how many stay.
-fn keep_matching(sql: &SqlFilter, start: usize, out: &mut Vec<u8>) -> usize {
-    let (mut at, mut end, mut kept) = (start, start, 0);
-    while let Ok(Scanned::Record(record)) = record::scan(&out[at..]) {
-        let len = record.total_len();
-        let text = record.properties();
-        if sql.matches(&|name| properties::get(text, name)) {
-            out.copy_within(at..at + len, end);
-            end += len;
-            kept += 1;
-        }
-        at += len;
-    }
-    out.truncate(end);
-    kept
+    let limit = reading::limit(&broker.config(), pull.max_messages, wait);
+    reading::fetch(broker, &pull.queue.queue, &pull.filter, from, limit, wait, out)
 }
 
 /// Whether there is nothing yet at the offset, so that the pull may wait.
@@ -386,7 +304,8 @@ fn park(turn: &mut Turn, call: &Call<'_>, pull: Pull, suspend_ms: i64) {
     let gauge = Arc::clone(&turn.broker.parked);
     let peer = Arc::clone(call.peer);
     drop(config);
-    turn.park(Arc::new(Parked::new(pull, peer, call.header.opaque, deadline_ms, &gauge)));
+    let work = WaitingPull { looked_to: pull.offset.into(), pull };
+    turn.park_pull(Arc::new(Parked::new(work, peer, call.header.opaque, deadline_ms, &gauge)));
 }
 
 /// Appends the frame that answers a pull.
@@ -407,16 +326,16 @@ fn write_answer(
 }
 
 /// Answers a parked pull whose queue has moved. False when it has to wait on.
-pub fn serve(turn: &mut Turn, parked: &Arc<Parked>) -> bool {
-    if parked.is_taken() {
+pub fn serve(turn: &mut Turn, parked: &Arc<ParkedPull>) -> bool {
+    if parked.is_done() {
         return true;
     }
     let broker = Arc::clone(&turn.broker);
     let mut records = std::mem::take(&mut turn.records);
     let fetch = look_on(&broker, parked, &mut records);
     // Messages that the filter does not want leave the pull parked, as in Java.
-    let waits_on =
-        !fetch.cold && (is_new(&fetch, parked.pull.offset) || fetch.status == FetchStatus::NoMatch);
+    let waits_on = !fetch.cold
+        && (is_new(&fetch, parked.work.pull.offset) || fetch.status == FetchStatus::NoMatch);
     if !waits_on && parked.take() {
         answer_parked(&broker, parked, &fetch, &records);
     }
@@ -425,15 +344,15 @@ pub fn serve(turn: &mut Turn, parked: &Arc<Parked>) -> bool {
 }
 
 /// Looks from where the pull has looked to until something matches or the queue ends.
-fn look_on(broker: &Broker, parked: &Parked, records: &mut Vec<u8>) -> Fetch {
+fn look_on(broker: &Broker, parked: &ParkedPull, records: &mut Vec<u8>) -> Fetch {
     loop {
         records.clear();
-        let from = parked.looked_to.load(Relaxed);
-        let fetch = fetch(broker, &parked.pull, from, Wait::OnlyCached, records);
+        let from = parked.work.looked_to.load(Relaxed);
+        let fetch = fetch(broker, &parked.work.pull, from, Wait::OnlyCached, records);
         if fetch.cold || fetch.status != FetchStatus::NoMatch || fetch.next <= from {
             return fetch;
         }
-        parked.looked_to.store(fetch.next, Relaxed);
+        parked.work.looked_to.store(fetch.next, Relaxed);
         if fetch.next >= fetch.max {
             return fetch;
         }
@@ -441,12 +360,12 @@ fn look_on(broker: &Broker, parked: &Parked, records: &mut Vec<u8>) -> Fetch {
 }
 
 /// Answers a pull whose time is over; it does not park again.
-pub fn answer_at_deadline(turn: &mut Turn, parked: &Parked) {
+pub fn answer_at_deadline(turn: &mut Turn, parked: &ParkedPull) {
     let broker = Arc::clone(&turn.broker);
     let mut records = std::mem::take(&mut turn.records);
     let mut fetch = look_on(&broker, parked, &mut records);
-    let looked_to = parked.looked_to.load(Relaxed);
-    if looked_to > parked.pull.offset && is_new(&fetch, looked_to) {
+    let looked_to = parked.work.looked_to.load(Relaxed);
+    if looked_to > parked.work.pull.offset && is_new(&fetch, looked_to) {
         // Unwanted messages were passed: the client goes on behind them.
         (fetch.status, fetch.next) = (FetchStatus::NoMatch, looked_to);
     }
@@ -454,10 +373,10 @@ pub fn answer_at_deadline(turn: &mut Turn, parked: &Parked) {
     turn.records = records;
 }
 
-fn answer_parked(broker: &Arc<Broker>, parked: &Parked, fetch: &Fetch, records: &[u8]) {
-    let (pull, opaque) = (&parked.pull, parked.opaque);
+fn answer_parked(broker: &Arc<Broker>, parked: &ParkedPull, fetch: &Fetch, records: &[u8]) {
+    let (pull, opaque) = (&parked.work.pull, parked.opaque);
     if fetch.cold {
-        let pull = Pull { offset: parked.looked_to.load(Relaxed), ..pull.clone() };
+        let pull = Pull { offset: parked.work.looked_to.load(Relaxed), ..pull.clone() };
         submit_cold(broker, pull, Arc::clone(&parked.peer), opaque);
     } else {
         parked.peer.send(write_answer(broker, pull, opaque, fetch, records));

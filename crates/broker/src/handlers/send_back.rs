@@ -107,15 +107,19 @@ fn back_properties(broker: &Broker, record: &Record<'_>) -> String {
         properties::push(&mut text, properties::RETRY_TOPIC, record.topic());
     }
     if properties::get(old, properties::ORIGIN_MESSAGE_ID).is_none() {
-        let host = match broker.fixed_ip() {
-            Some(_) => broker.own_host(),
-            None => record.store_host(),
-        };
-        let id = offset_id(host, record.physical_offset() as u64);
-        properties::push(&mut text, properties::ORIGIN_MESSAGE_ID, &id);
+        properties::push(&mut text, properties::ORIGIN_MESSAGE_ID, &origin_id(broker, record));
     }
     properties::push(&mut text, properties::WAIT, "false");
     text
+}
+
+/// The offset message id of a record, as clients on its network know it.
+pub fn origin_id(broker: &Broker, record: &Record<'_>) -> String {
+    let host = match broker.fixed_ip() {
+        Some(_) => broker.own_host(),
+        None => record.store_host(),
+    };
+    offset_id(host, record.physical_offset() as u64)
 }
 
 fn append(

@@ -11,13 +11,13 @@ use wire::text::check_topic;
 
 use crate::attributes;
 use crate::handlers::client::json_body;
+use crate::pop::take::retry_topic;
+use crate::reply;
 use crate::state::Broker;
 use crate::turn::Turn;
 
 /// Most entries of one page of 21 and 201. Java: `splitMetadataSize`.
 pub const PAGE: i32 = 2000;
-/// Java leaves this text on answers whose handler sets only the code.
-pub const NOT_SET: &str = "not set any response code";
 /// Most queues of a topic; beyond it the numbers are a mistake.
 const MAX_QUEUES: i32 = 65_536;
 
@@ -66,7 +66,7 @@ pub fn create(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     tracing::info!(peer = ?call.peer, topic = request.topic, "topic created or changed");
     broker.topics.put(vec![config]);
     broker.registrar.topics_changed();
-    call.plain(response::SUCCESS, Some(NOT_SET))
+    call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }
 
 /// 18: creates or changes several topics; none of them if one is illegal.
@@ -89,7 +89,7 @@ pub fn create_list(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let configs = configs.into_iter().map(settle).collect::<Result<Vec<_>, _>>()?;
     broker.topics.put(configs);
     broker.registrar.topics_changed();
-    call.plain(response::SUCCESS, Some(NOT_SET))
+    call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }
 
 /// 215: deletes a topic with its messages and offsets.
@@ -103,13 +103,26 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     if broker.topics.is_system(topic) {
         return Err(invalid(format!("The topic[{topic}] is conflict with system topic.")));
     }
-    if broker.topics.remove(topic) {
-        tracing::info!(peer = ?call.peer, topic, "topic deleted");
+    let mut gone = vec![topic.to_owned()];
+    if broker.config().clear_retry_topic_when_delete_topic {
+        // The topics to which pops of groups have retried messages of this one.
+        let retries = broker
+            .pops
+            .groups_of(topic)
+            .into_iter()
+            .flat_map(|group| [false, true].map(|second| retry_topic(topic, &group, second)));
+        gone.extend(retries.filter(|name| broker.topics.get(name).is_some()));
     }
-    broker.offsets.remove_topic(topic);
+    for name in &gone {
+        if broker.topics.remove(name) {
+            tracing::info!(peer = ?call.peer, topic = name, "topic deleted");
+        }
+        broker.offsets.remove_topic(name);
+        broker.pops.remove_topic(name);
+        broker.stats.forget(name);
+        broker.registrar.topic_deleted(name);
+    }
     broker.offsets.save();
-    broker.stats.forget(topic);
-    broker.registrar.topic_deleted(topic);
     Ok(Reply::Ok)
 }
 

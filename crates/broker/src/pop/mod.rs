@@ -1,0 +1,670 @@
+//! Pop: the broker owns the progress of every message. What a group has popped is invisible to it
+//! until it is acknowledged or its time is over; then a copy goes to the group's retry topic of
+//! that topic, or to its dead letters. Java: `PopMessageProcessor`, `PopReviveService`,
+//! `PopConsumerService`.
+//!
+//! The state is in memory, by group and topic, and every change is a few bytes in a journal that
+//! is written once a turn, before the answers ([`store::Journal`]). Losing the end of the journal
+//! hands out again what was in flight, and loses nothing: a pop and the move of the next offset
+//! are one entry. The committed offset of the group is the first message that is not settled, so
+//! that whoever goes on without the journal misses nothing either.
+
+pub mod entries;
+pub mod expire;
+pub mod in_flight;
+pub mod order;
+pub mod serve;
+pub mod take;
+pub mod waiting;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+use filter::Filter;
+use parking_lot::{Mutex, RwLock};
+use store::{Journal, Store};
+use wire::text::RETRY_PREFIX;
+
+use self::entries::{Entry, Progress};
+use self::in_flight::{Single, Times};
+use self::order::Acked;
+use self::waiting::PopWaiters;
+use crate::offsets::Offsets;
+use crate::topics::Topics;
+
+/// A generation of the journal may grow by this much and by four times its first size.
+const JOURNAL_ROOM: u64 = 16 << 20;
+/// A compaction writes blocks of this size.
+const COMPACT_BLOCK: usize = 1 << 20;
+/// Times of settled messages that may stay in the list of due times.
+const DUE_ROOM: usize = 65_536;
+/// Key of an entry in the list of due times that frees an ordered queue.
+const ORDER_KEY: i64 = -1;
+
+/// What a group has popped of one queue.
+pub struct PopQueue {
+    /// How far it is; the journal says the same.
+    pub progress: Progress,
+    /// Whether the offset to begin at is known.
+    pub begun: bool,
+    /// Where in the journal it is written, if `generation` is the current one.
+    id: u64,
+    generation: u64,
+    /// The offset that was last committed for it.
+    committed: i64,
+    /// The offset to commit has changed.
+    dirty: bool,
+}
+
+/// The pop state of a group on one stored topic.
+pub struct PopTopic {
+    /// Consumer group.
+    pub group: Arc<str>,
+    /// Topic, as stored: retry topics have a state of their own.
+    pub topic: Arc<str>,
+    queues: Mutex<Vec<PopQueue>>,
+    /// Topic or group were deleted.
+    gone: AtomicBool,
+    /// In the list of those with offsets to commit.
+    listed: AtomicBool,
+    filter: Mutex<Option<NamedFilter>>,
+}
+
+/// A filter with the type and text of its expression.
+type NamedFilter = (String, String, Arc<Filter>);
+
+impl PopTopic {
+    fn new(group: &str, topic: &str) -> PopTopic {
+        PopTopic {
+            group: Arc::from(group),
+            topic: Arc::from(topic),
+            queues: Mutex::default(),
+            gone: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            filter: Mutex::default(),
+        }
+    }
+
+    /// Calls `act` with the state of a queue.
+    pub fn with<R>(&self, queue_id: i32, act: impl FnOnce(&mut PopQueue) -> R) -> R {
+        let mut queues = self.queues.lock();
+        let index = usize::try_from(queue_id).unwrap_or(0);
+        while queues.len() <= index {
+            queues.push(PopQueue::new(Progress::default(), false));
+        }
+        act(&mut queues[index])
+    }
+
+    /// The topic that clients know: the origin of a retry topic.
+    pub fn origin(&self) -> &str {
+        let retry = self.topic.strip_prefix(RETRY_PREFIX);
+        let retry = retry.and_then(|name| name.strip_prefix(&*self.group));
+        retry.and_then(|name| name.get(1..)).unwrap_or(&self.topic)
+    }
+
+    /// The filter of an expression; the last one is remembered.
+    pub fn filter<E>(
+        &self,
+        kind: &str,
+        text: &str,
+        parse: impl FnOnce() -> Result<Filter, E>,
+    ) -> Result<Arc<Filter>, E> {
+        let mut last = self.filter.lock();
+        if let Some((_, _, filter)) = last.as_ref().filter(|(k, t, _)| k == kind && t == text) {
+            return Ok(Arc::clone(filter));
+        }
+        let filter = Arc::new(parse()?);
+        *last = Some((kind.to_owned(), text.to_owned(), Arc::clone(&filter)));
+        Ok(filter)
+    }
+}
+
+impl PopQueue {
+    fn new(progress: Progress, begun: bool) -> PopQueue {
+        PopQueue { progress, begun, id: 0, generation: 0, committed: -1, dirty: false }
+    }
+
+    /// Goes on at an offset that somebody else has set: forward nothing is forgotten that is in
+    /// flight; back, everything from there on is handed out anew.
+    fn move_to(&mut self, offset: i64) {
+        if offset < self.progress.first_open() {
+            self.progress.flight.truncate(offset);
+            self.progress.moved.split_off(&offset);
+            self.progress.order = None;
+            self.progress.next = offset;
+        } else if offset > self.progress.next {
+            self.progress.next = offset;
+            self.progress.order = None;
+        }
+        self.committed = offset;
+    }
+}
+
+/// What the acknowledgement of an ordered group did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderAck {
+    /// The queue may be popped again.
+    Free,
+    /// Nothing to do.
+    Held,
+    /// The message is not of the batch in hand.
+    Unknown {
+        /// The first offset that is not acknowledged.
+        next: i64,
+    },
+}
+
+/// A time at which something of a queue is due.
+struct DueAt {
+    due_ms: i64,
+    topic: Arc<PopTopic>,
+    queue_id: i32,
+    /// See [`in_flight::InFlight::due_at`], or [`ORDER_KEY`].
+    key: i64,
+}
+
+impl PartialEq for DueAt {
+    fn eq(&self, other: &Self) -> bool {
+        self.due_ms == other.due_ms
+    }
+}
+impl Eq for DueAt {}
+impl PartialOrd for DueAt {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for DueAt {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due_ms.cmp(&other.due_ms)
+    }
+}
+
+/// A message whose copy must be on disk before it counts as settled.
+struct Moved {
+    end: i64,
+    topic: Arc<PopTopic>,
+    queue_id: i32,
+    offset: i64,
+}
+
+struct Book {
+    journal: Journal,
+    next_id: u64,
+    /// Size of the journal when it was last complete.
+    base_len: u64,
+    /// Older generations are still needed.
+    partial: bool,
+    synced_len: u64,
+}
+
+type Table = HashMap<Box<str>, HashMap<Box<str>, Arc<PopTopic>>>;
+
+/// The pop state of a broker.
+pub struct Pops {
+    /// group -> stored topic.
+    table: RwLock<Table>,
+    book: Mutex<Book>,
+    due: Mutex<BinaryHeap<Reverse<DueAt>>>,
+    next_due: AtomicI64,
+    moved: Mutex<VecDeque<Moved>>,
+    listed: Mutex<Vec<Arc<PopTopic>>>,
+    in_flight: AtomicUsize,
+    dice: AtomicU64,
+    /// Held by the loop that looks after what is due.
+    expiring: Mutex<()>,
+    /// Records whose copies were found in the log at start.
+    delivered: HashSet<i64>,
+    /// Groups whose messages were brought into memory, to be served by a loop.
+    warmed: Mutex<Vec<(Arc<PopWaiters>, Arc<str>)>>,
+    /// Pops parked now.
+    pub parked: Arc<AtomicUsize>,
+}
+
+impl Pops {
+    /// Reads the journal and finds out what is in flight. Errors: the journal cannot be read.
+    pub fn load(dir: &Path, topics: &Topics, store: &Store, offsets: &Offsets) -> io::Result<Pops> {
+        let mut replay = Replay::default();
+        let journal = Journal::open(dir, |generation, block| replay.block(generation, block))?;
+        let partial = replay.generation > 0;
+        let book = Book { journal, next_id: 0, base_len: 0, partial, synced_len: 0 };
+        let pops = Pops {
+            table: RwLock::default(),
+            book: Mutex::new(book),
+            due: Mutex::default(),
+            next_due: AtomicI64::new(i64::MAX),
+            moved: Mutex::default(),
+            listed: Mutex::default(),
+            in_flight: AtomicUsize::new(0),
+            dice: AtomicU64::new(1),
+            expiring: Mutex::new(()),
+            delivered: store.delivered_before_start().iter().copied().collect(),
+            warmed: Mutex::default(),
+            parked: Arc::default(),
+        };
+        for ((group, topic, queue_id), progress) in replay.queues {
+            pops.restore(&group, &topic, queue_id, progress, topics, offsets);
+        }
+        Ok(pops)
+    }
+
+    /// Takes over what the journal says of a queue, cut to what the log still has.
+    fn restore(
+        &self,
+        group: &str,
+        topic: &str,
+        queue_id: i32,
+        mut progress: Progress,
+        topics: &Topics,
+        offsets: &Offsets,
+    ) {
+        let Some(stored) = topics.queue(topic, queue_id) else { return };
+        // After power loss the log may be shorter than what was popped of it.
+        let end = stored.queue.next_offset();
+        progress.flight.truncate(end);
+        progress.next = progress.next.min(end);
+        let committed = offsets.get(group, topic, queue_id).unwrap_or(-1);
+        if committed > progress.next {
+            progress.next = committed.min(end);
+            progress.order = None;
+        }
+        self.in_flight.fetch_add(progress.flight.len(), Ordering::Relaxed);
+        let topic = self.topic(group, topic);
+        let order = progress.order.as_ref().and_then(|order| order.blocked_until(0));
+        for (key, due_ms) in progress.flight.due_times() {
+            self.due_at(due_ms, &topic, queue_id, key);
+        }
+        order.into_iter().for_each(|ms| self.due_at(ms, &topic, queue_id, ORDER_KEY));
+        let new = PopQueue { committed, dirty: true, ..PopQueue::new(progress, true) };
+        topic.with(queue_id, |queue| *queue = new);
+        self.list(&topic);
+    }
+
+    /// The state of a group on a stored topic; made when missing.
+    pub fn topic(&self, group: &str, topic: &str) -> Arc<PopTopic> {
+        if let Some(known) = self.existing(group, topic) {
+            return known;
+        }
+        let mut table = self.table.write();
+        let topics = table.entry(group.into()).or_default();
+        let new = || Arc::new(PopTopic::new(group, topic));
+        Arc::clone(topics.entry(topic.into()).or_insert_with(new))
+    }
+
+    /// The state of a group on a stored topic, if it ever popped there.
+    pub fn existing(&self, group: &str, topic: &str) -> Option<Arc<PopTopic>> {
+        self.table.read().get(group)?.get(topic).cloned()
+    }
+
+    /// The next offset that a group pops of a queue. Java: the pull offset of consume stats.
+    pub fn next_offset(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
+        let topic = self.existing(group, topic)?;
+        topic.with(queue_id, |queue| queue.begun.then_some(queue.progress.next))
+    }
+
+    /// Messages in flight, over all groups.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A number without pattern.
+    fn dice(&self) -> u64 {
+        let step = self.dice.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let mixed = (step ^ (step >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ (mixed >> 27)) >> 16
+    }
+
+    /// Writes a change to the journal: the entry, or all about the queue when this generation does
+    /// not know it yet.
+    fn note(
+        &self,
+        topic: &Arc<PopTopic>,
+        queue_id: i32,
+        queue: &mut PopQueue,
+        entry: impl FnOnce(u64) -> Entry<'static>,
+    ) {
+        self.note_queue(topic, queue_id, queue, Some(entry));
+        queue.dirty = true;
+        self.list(topic);
+    }
+
+    /// Writes all about the queue.
+    fn note_all(&self, topic: &Arc<PopTopic>, queue_id: i32, queue: &mut PopQueue) {
+        queue.generation = 0;
+        self.note_queue(topic, queue_id, queue, None::<fn(u64) -> Entry<'static>>);
+        queue.dirty = true;
+        self.list(topic);
+    }
+
+    fn note_queue(
+        &self,
+        topic: &PopTopic,
+        queue_id: i32,
+        queue: &mut PopQueue,
+        entry: Option<impl FnOnce(u64) -> Entry<'static>>,
+    ) {
+        let book = &mut *self.book.lock();
+        let generation = book.journal.generation();
+        match entry {
+            Some(entry) if queue.generation == generation => {
+                entry(queue.id).write(book.journal.block());
+            }
+            _ => {
+                (queue.generation, queue.id) = (generation, book.next_id);
+                book.next_id += 1;
+                let names = (&*topic.group, &*topic.topic, queue_id);
+                entries::write_state(book.journal.block(), queue.id, names, &queue.progress);
+            }
+        }
+    }
+
+    fn list(&self, topic: &Arc<PopTopic>) {
+        if !topic.listed.swap(true, Ordering::AcqRel) {
+            self.listed.lock().push(Arc::clone(topic));
+        }
+    }
+
+    fn due_at(&self, due_ms: i64, topic: &Arc<PopTopic>, queue_id: i32, key: i64) {
+        let at = DueAt { due_ms, topic: Arc::clone(topic), queue_id, key };
+        self.due.lock().push(Reverse(at));
+        self.next_due.fetch_min(due_ms, Ordering::AcqRel);
+    }
+
+    /// When something is to be done next, if anything is in flight.
+    pub fn next_due_ms(&self) -> Option<i64> {
+        let due = self.next_due.load(Ordering::Acquire);
+        (due < i64::MAX).then_some(due)
+    }
+
+    /// Settles a message. A stale receipt and a message that is not in flight change nothing.
+    pub fn ack(&self, topic: &Arc<PopTopic>, queue_id: i32, offset: i64, pop_ms: i64) -> bool {
+        topic.with(queue_id, |queue| {
+            let good = queue.progress.flight.pop_ms_of(offset) == Some(pop_ms);
+            if good {
+                queue.progress.flight.remove(offset);
+                self.in_flight.fetch_sub(1, Ordering::Relaxed);
+                self.note(topic, queue_id, queue, |id| Entry::Settled { id, offset });
+            }
+            good
+        })
+    }
+
+    /// Gives a message another time. Returns the time of its new receipt, or `None` when the
+    /// receipt is stale or the message not in flight.
+    pub fn change(
+        &self,
+        topic: &Arc<PopTopic>,
+        queue_id: i32,
+        offset: i64,
+        pop_ms: i64,
+        single: Single,
+    ) -> Option<i64> {
+        topic.with(queue_id, |queue| {
+            queue.progress.flight.pop_ms_of(offset).filter(|known| *known == pop_ms)?;
+            // The old receipt must not fit any more, however fast it is.
+            let pop_ms = single.times.pop_ms.max(pop_ms + 1);
+            let times = Times { pop_ms, due_ms: single.times.due_ms };
+            let single = Single { times, ..single };
+            queue.progress.flight.change(offset, single);
+            self.due_at(times.due_ms, topic, queue_id, offset);
+            self.note(topic, queue_id, queue, |id| Entry::Changed { id, offset, single });
+            Some(pop_ms)
+        })
+    }
+
+    /// Acknowledges a message of an ordered group.
+    pub fn ack_in_order(
+        &self,
+        topic: &Arc<PopTopic>,
+        queue_id: i32,
+        offset: i64,
+        pop_ms: i64,
+        now_ms: i64,
+    ) -> OrderAck {
+        topic.with(queue_id, |queue| {
+            let next = queue.progress.next;
+            let Some(order) = queue.progress.order.as_mut().filter(|_| offset >= next) else {
+                return OrderAck::Held;
+            };
+            match order.ack(offset, pop_ms) {
+                Acked::Unknown => return OrderAck::Unknown { next },
+                Acked::Stale => return OrderAck::Held,
+                Acked::Next(next) => queue.progress.next = next,
+            }
+            let free = order.blocked_until(now_ms).is_none();
+            self.note_all(topic, queue_id, queue);
+            if free { OrderAck::Free } else { OrderAck::Held }
+        })
+    }
+
+    /// Gives a message of an ordered group another time, unless the receipt is stale.
+    pub fn change_in_order(
+        &self,
+        topic: &Arc<PopTopic>,
+        queue_id: i32,
+        offset: i64,
+        pop_ms: i64,
+        visible_ms: i64,
+    ) {
+        topic.with(queue_id, |queue| {
+            let next = queue.progress.next;
+            let Some(order) = queue.progress.order.as_mut().filter(|_| offset >= next) else {
+                return;
+            };
+            if order.change(offset, pop_ms, visible_ms) {
+                self.due_at(visible_ms, topic, queue_id, ORDER_KEY);
+                self.note_all(topic, queue_id, queue);
+            }
+        });
+    }
+
+    /// An operator or a client without pop has committed an offset.
+    pub fn offset_was_set(&self, group: &str, topic: &str, queue_id: i32, offset: i64) {
+        let Some(topic) = self.existing(group, topic) else { return };
+        topic.with(queue_id, |queue| {
+            if !queue.begun {
+                return;
+            }
+            let before = queue.progress.flight.len();
+            queue.move_to(offset);
+            let after = queue.progress.flight.len();
+            self.in_flight.fetch_sub(before - after, Ordering::Relaxed);
+            self.note_all(&topic, queue_id, queue);
+        });
+    }
+
+    /// Groups that have popped a stored topic.
+    pub fn groups_of(&self, topic: &str) -> Vec<String> {
+        let table = self.table.read();
+        let groups = table.iter().filter(|(_, topics)| topics.contains_key(topic));
+        groups.map(|(group, _)| group.to_string()).collect()
+    }
+
+    /// Forgets a deleted topic.
+    pub fn remove_topic(&self, topic: &str) {
+        let mut table = self.table.write();
+        let gone: Vec<_> = table.values_mut().filter_map(|topics| topics.remove(topic)).collect();
+        table.retain(|_, topics| !topics.is_empty());
+        drop(table);
+        gone.iter().for_each(|topic| self.gone(topic));
+    }
+
+    /// Forgets a deleted group.
+    pub fn remove_group(&self, group: &str) {
+        let topics = self.table.write().remove(group);
+        topics.iter().flat_map(HashMap::values).for_each(|topic| self.gone(topic));
+    }
+
+    fn gone(&self, topic: &PopTopic) {
+        topic.gone.store(true, Ordering::Release);
+        let mut queues = topic.queues.lock();
+        let book = &mut *self.book.lock();
+        for (queue_id, queue) in queues.drain(..).enumerate() {
+            self.in_flight.fetch_sub(queue.progress.flight.len(), Ordering::Relaxed);
+            let (group, topic) = (&*topic.group, &*topic.topic);
+            let entry = Entry::Gone { group, topic, queue_id: queue_id as i32 };
+            entry.write(book.journal.block());
+        }
+    }
+
+    /// Writes what the turn has changed, before its answers go out, and commits the offsets that
+    /// moved. A journal that cannot be written costs duplicates after a crash, no message.
+    pub fn turn_end(&self, offsets: &Offsets, now_ms: i64) {
+        let listed = std::mem::take(&mut *self.listed.lock());
+        for topic in listed {
+            topic.listed.store(false, Ordering::Release);
+            let mut queues = topic.queues.lock();
+            for (id, queue) in queues.iter_mut().enumerate().filter(|(_, queue)| queue.dirty) {
+                queue.dirty = false;
+                let (open, before) = (queue.progress.first_open(), queue.committed);
+                let (group, name) = (&topic.group, &topic.topic);
+                if offsets.commit_from(group, name, id as i32, (before, open), now_ms) {
+                    queue.committed = open;
+                }
+            }
+        }
+        let mut book = self.book.lock();
+        if let Err(error) = book.journal.write() {
+            (book.partial, book.next_id) = (true, 0);
+            tracing::error!(%error, "the pop journal cannot be written: after a crash messages \
+                that were acknowledged meanwhile would come again; free disk space");
+        }
+    }
+
+    /// Brings the journal to disk, and writes it anew when it has grown. By the background thread.
+    pub fn housekeeping(&self) {
+        self.clean_due();
+        let (file, len, grown) = {
+            let book = self.book.lock();
+            let len = book.journal.len();
+            let grown = len > JOURNAL_ROOM + 4 * book.base_len;
+            (book.journal.current_file().filter(|_| len > book.synced_len), len, grown)
+        };
+        if let Some(file) = file
+            && let Err(error) = file.sync_data()
+        {
+            tracing::error!(%error, "the pop journal cannot be synced");
+        }
+        let partial = {
+            let mut book = self.book.lock();
+            book.synced_len = len.min(book.journal.len());
+            if grown {
+                let _ = book.journal.write(); // what is lost with it is written anew right now
+                book.journal.begin();
+                (book.partial, book.next_id, book.synced_len) = (true, 0, 0);
+            }
+            book.partial
+        };
+        if partial && let Err(error) = self.compact() {
+            tracing::error!(%error, "the pop journal cannot be written anew yet");
+        }
+    }
+
+    /// Drops the times of what is settled long since.
+    fn clean_due(&self) {
+        let mut due = self.due.lock();
+        if due.len() < 2 * self.in_flight() + DUE_ROOM {
+            return;
+        }
+        let mut all = std::mem::take(&mut *due).into_vec();
+        drop(due);
+        all.retain(|Reverse(at)| at.is_wanted());
+        self.due.lock().extend(all);
+    }
+
+    /// Writes every queue that the newest generation does not know, then drops the older ones.
+    fn compact(&self) -> io::Result<()> {
+        let table = self.table.read();
+        let topics: Vec<_> = table.values().flat_map(HashMap::values).cloned().collect();
+        drop(table);
+        let generation = self.book.lock().journal.generation();
+        for topic in topics {
+            let mut queues = topic.queues.lock();
+            for (id, queue) in queues.iter_mut().enumerate() {
+                if queue.begun && queue.generation != generation {
+                    let none = None::<fn(u64) -> Entry<'static>>;
+                    self.note_queue(&topic, id as i32, queue, none);
+                }
+            }
+            drop(queues);
+            let mut book = self.book.lock();
+            if book.journal.block().len() > COMPACT_BLOCK {
+                book.journal.write()?;
+            }
+        }
+        let mut book = self.book.lock();
+        book.journal.write()?;
+        let file = book.journal.current_file();
+        drop(book);
+        file.map_or(Ok(()), |file| file.sync_data())?;
+        let mut book = self.book.lock();
+        if book.journal.generation() == generation {
+            book.journal.drop_older()?;
+            (book.partial, book.base_len) = (false, book.journal.len());
+        }
+        Ok(())
+    }
+}
+
+impl DueAt {
+    /// Whether something may still be due then.
+    fn is_wanted(&self) -> bool {
+        self.topic.with(self.queue_id, |queue| {
+            let progress = &queue.progress;
+            match self.key {
+                ORDER_KEY => progress.order.as_ref().is_some_and(|o| o.blocked_until(0).is_some()),
+                key => !progress.flight.due_at(key, i64::MAX).is_empty(),
+            }
+        })
+    }
+}
+
+/// What the journal says, while it is read.
+#[derive(Default)]
+struct Replay {
+    queues: HashMap<(String, String, i32), Progress>,
+    names: HashMap<u64, (String, String, i32)>,
+    generation: u64,
+}
+
+impl Replay {
+    fn block(&mut self, generation: u64, block: &[u8]) {
+        if self.generation != generation {
+            self.generation = generation;
+            self.names.clear();
+        }
+        entries::read(block, |entry| self.entry(entry));
+    }
+
+    fn of(&mut self, id: u64) -> Option<&mut Progress> {
+        self.queues.get_mut(self.names.get(&id)?)
+    }
+
+    fn entry(&mut self, entry: Entry<'_>) {
+        match entry {
+            Entry::State { id, group, topic, queue_id, progress } => {
+                let names = (group.to_owned(), topic.to_owned(), queue_id);
+                self.names.insert(id, names.clone());
+                self.queues.insert(names, *progress);
+            }
+            Entry::Popped { id, next, offsets, times } => {
+                let Some(progress) = self.of(id) else { return };
+                progress.next = next;
+                progress.flight.popped(&offsets, times);
+            }
+            Entry::Settled { id, offset } => {
+                self.of(id).map(|progress| progress.flight.remove(offset));
+            }
+            Entry::Changed { id, offset, single } => {
+                self.of(id).map(|progress| progress.flight.change(offset, single));
+            }
+            Entry::Gone { group, topic, queue_id } => {
+                self.queues.remove(&(group.to_owned(), topic.to_owned(), queue_id));
+            }
+        }
+    }
+}
