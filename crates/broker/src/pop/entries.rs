@@ -1,7 +1,7 @@
 //! What the pop journal says: one entry per change, numbers as LEB128, names only where a queue is
 //! written for the first time in a generation.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::in_flight::{Batch, InFlight, Single, Times};
 use super::order::OrderInfo;
@@ -15,9 +15,9 @@ pub struct Progress {
     pub flight: InFlight,
     /// The batch in hand of an ordered group.
     pub order: Option<OrderInfo>,
-    /// Copied to the retry topic, but the copy may not be on disk yet: after a restart they are in
-    /// flight and due.
-    pub moved: BTreeSet<i64>,
+    /// Copied to the retry topic, with the end of the copy in the log: settled once the log is on
+    /// disk so far. A log that is shorter after a crash has lost the copy.
+    pub moved: BTreeMap<i64, i64>,
 }
 
 /// One entry. `id` names a queue within its generation.
@@ -54,6 +54,15 @@ pub enum Entry<'a> {
         /// Its offset.
         offset: i64,
     },
+    /// A message was copied to the retry topic.
+    Moved {
+        /// Number of the queue.
+        id: u64,
+        /// Its offset.
+        offset: i64,
+        /// End of the copy in the log.
+        end: i64,
+    },
     /// A message got another time.
     Changed {
         /// Number of the queue.
@@ -79,6 +88,7 @@ const POPPED: u8 = 2;
 const SETTLED: u8 = 3;
 const CHANGED: u8 = 4;
 const GONE: u8 = 5;
+const MOVED: u8 = 6;
 
 fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
@@ -129,6 +139,12 @@ impl Entry<'_> {
                 put(out, *id);
                 put(out, *offset as u64);
             }
+            Entry::Moved { id, offset, end } => {
+                out.push(MOVED);
+                put(out, *id);
+                put(out, *offset as u64);
+                put(out, *end as u64);
+            }
             Entry::Changed { id, offset, single } => {
                 out.push(CHANGED);
                 put(out, *id);
@@ -162,7 +178,7 @@ pub fn write_state(
 impl Progress {
     /// The first message that is not settled: what consumers without pop would go on from.
     pub fn first_open(&self) -> i64 {
-        let moved = self.moved.first().copied();
+        let moved = self.moved.keys().next().copied();
         self.flight.first().into_iter().chain(moved).fold(self.next, i64::min)
     }
 
@@ -177,13 +193,14 @@ impl Progress {
             put(out, gaps.len() as u64);
             gaps.iter().for_each(|gap| put(out, u64::from(*gap)));
         }
-        put(out, (self.flight.singles.len() + self.moved.len()) as u64);
+        put(out, self.flight.singles.len() as u64);
         for (offset, single) in &self.flight.singles {
             put_single(out, *offset, *single);
         }
-        let overdue = Single { times: Times { pop_ms: 0, due_ms: 0 }, suspended: false };
-        for offset in &self.moved {
-            put_single(out, *offset, overdue);
+        put(out, self.moved.len() as u64);
+        for (offset, end) in &self.moved {
+            put(out, *offset as u64);
+            put(out, *end as u64);
         }
         let order = self.order.as_ref().map(|order| order.to_json().to_text());
         put_text(out, &order.unwrap_or_default());
@@ -273,6 +290,7 @@ impl<'a> Reader<'a> {
                 Entry::Popped { id, next, offsets, times }
             }
             SETTLED => Entry::Settled { id, offset: self.offset()? },
+            MOVED => Entry::Moved { id, offset: self.offset()?, end: self.offset()? },
             CHANGED => {
                 let (offset, single) = self.single()?;
                 Entry::Changed { id, offset, single }
@@ -297,6 +315,9 @@ impl<'a> Reader<'a> {
             let (offset, single) = self.single()?;
             progress.flight.put_single(offset, single);
         }
+        for _ in 0..self.number()? {
+            progress.moved.insert(self.offset()?, self.offset()?);
+        }
         let order = self.text()?;
         let json = wire::json::Value::parse(order).ok();
         progress.order = json.as_ref().and_then(OrderInfo::from_json);
@@ -315,6 +336,7 @@ mod tests {
         progress.flight.popped(&[100, 101, 105], times);
         progress.flight.popped(&[200, 201], times);
         progress.flight.put_single(7, Single { times, suspended: true });
+        progress.moved.insert(3, 4096);
         progress.order = Some(OrderInfo::popped(None, Some("a \"b\""), &[9, 10], (5, 6)));
         let entries = || {
             [
@@ -328,6 +350,7 @@ mod tests {
                 Entry::Popped { id: 300, next: 8, offsets: vec![2, 6, 7], times },
                 Entry::Popped { id: 1, next: 9, offsets: vec![], times },
                 Entry::Settled { id: 300, offset: 1 << 40 },
+                Entry::Moved { id: 300, offset: 5, end: 1 << 50 },
                 Entry::Changed { id: 2, offset: 9, single: Single { times, suspended: false } },
                 Entry::Gone { group: "g", topic: "t", queue_id: 1 },
             ]
@@ -341,7 +364,7 @@ mod tests {
         for cut in 0..bytes.len() {
             let mut count = 0;
             read(&bytes[..cut], |_| count += 1);
-            assert!(count < 6);
+            assert!(count < 7);
         }
         bytes.clear();
         let offsets: Vec<i64> = (5000..5032).collect();

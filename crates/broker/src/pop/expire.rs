@@ -5,7 +5,8 @@
 //!
 //! The copy names its source, and recovery remembers such names, so that a kill between the copy
 //! and the journal delivers nothing twice ([`store::Store::delivered_before_start`]). A message
-//! counts as settled once its copy is on disk.
+//! counts as settled once its copy is on disk; until then the journal knows where the copy ends, so
+//! that a log that power loss has cut off before there brings the message back.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ fn settle_moved(broker: &Broker) {
         };
         let (queue_id, offset) = (done.queue_id, done.offset);
         done.topic.with(queue_id, |queue| {
-            if queue.progress.moved.remove(&offset) {
+            if queue.progress.moved.remove(&offset).is_some() {
                 pops.note(&done.topic, queue_id, queue, |id| Entry::Settled { id, offset });
             }
         });
@@ -134,7 +135,8 @@ fn settle(broker: &Broker, at: &DueAt, offset: i64, end: i64) {
     let in_flight = at.topic.with(at.queue_id, |queue| {
         let in_flight = queue.progress.flight.remove(offset);
         if in_flight {
-            queue.progress.moved.insert(offset);
+            queue.progress.moved.insert(offset, end);
+            pops.note(&at.topic, at.queue_id, queue, |id| Entry::Moved { id, offset, end });
         }
         in_flight
     });

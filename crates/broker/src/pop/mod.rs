@@ -45,6 +45,9 @@ const DUE_ROOM: usize = 65_536;
 /// Key of an entry in the list of due times that frees an ordered queue.
 const ORDER_KEY: i64 = -1;
 
+/// A message whose copy was lost.
+const OVERDUE: Single = Single { times: Times { pop_ms: 0, due_ms: 0 }, suspended: false };
+
 /// What a group has popped of one queue.
 pub struct PopQueue {
     /// How far it is; the journal says the same.
@@ -246,8 +249,18 @@ impl Pops {
             warmed: Mutex::default(),
             parked: Arc::default(),
         };
-        for ((group, topic, queue_id), progress) in replay.queues {
+        let log_end = store.watermarks().appended;
+        for ((group, topic, queue_id), mut progress) in replay.queues {
+            for (offset, end) in std::mem::take(&mut progress.moved) {
+                if end > log_end {
+                    progress.flight.put_single(offset, OVERDUE);
+                }
+            }
             pops.restore(&group, &topic, queue_id, progress, topics, offsets);
+        }
+        // Before the log grows: what it has lost must not seem to be there again later.
+        if partial {
+            pops.compact()?;
         }
         Ok(pops)
     }
@@ -657,10 +670,18 @@ impl Replay {
                 progress.flight.popped(&offsets, times);
             }
             Entry::Settled { id, offset } => {
-                self.of(id).map(|progress| progress.flight.remove(offset));
+                let Some(progress) = self.of(id) else { return };
+                progress.moved.remove(&offset);
+                progress.flight.remove(offset);
+            }
+            Entry::Moved { id, offset, end } => {
+                let Some(progress) = self.of(id) else { return };
+                progress.flight.remove(offset);
+                progress.moved.insert(offset, end);
             }
             Entry::Changed { id, offset, single } => {
-                self.of(id).map(|progress| progress.flight.change(offset, single));
+                let Some(progress) = self.of(id) else { return };
+                progress.flight.change(offset, single);
             }
             Entry::Gone { group, topic, queue_id } => {
                 self.queues.remove(&(group.to_owned(), topic.to_owned(), queue_id));
