@@ -13,7 +13,7 @@ use broker::config::BrokerConfig;
 use broker::register::{Identity, LocalNamesrv};
 use namesrv::routes::{Address, Registration};
 use namesrv::{Namesrv, NamesrvConfig, NamesrvServer};
-use wire::body::TopicConfigWrapper;
+use wire::body::{TopicConfigWrapper, TopicRouteData};
 
 use crate::cli::{Cli, Role};
 
@@ -160,6 +160,10 @@ impl LocalNamesrv for InProcess {
 
     fn delete_topic(&self, topic: &str) {
         self.0.delete_topic_everywhere(topic);
+    }
+
+    fn route(&self, topic: &str) -> Option<TopicRouteData> {
+        self.0.route(topic)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Handlers are synchronous functions that run to completion on the loop of their connection
 //! ([`turn::Turn`]); what has to wait hangs on the thing that it waits for.
 
+pub mod assignment;
 pub mod attributes;
 pub mod clients;
 pub mod config;

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use net::client::{CallError, Client};
 use parking_lot::{Condvar, Mutex};
-use wire::body::{Member, RegisterBrokerBody, TopicConfigWrapper};
+use wire::body::{Member, RegisterBrokerBody, TopicConfigWrapper, TopicRouteData};
 use wire::codes::{perm, request as code, response};
-use wire::requests::{BrokerHeader, RegisterBroker};
+use wire::json::Value;
+use wire::requests::{BrokerHeader, RegisterBroker, TopicHeader};
 use wire::text::crc31;
 
 use crate::config::BrokerConfig;
@@ -32,6 +33,8 @@ pub trait LocalNamesrv: Send + Sync {
     fn unregister(&self, identity: &Identity);
     /// Removes a topic that its operator deleted here.
     fn delete_topic(&self, topic: &str);
+    /// The route of a topic, as code 105 answers it.
+    fn route(&self, topic: &str) -> Option<TopicRouteData>;
 }
 
 /// Who a broker is to name servers.
@@ -97,6 +100,15 @@ impl Registrar {
     /// A registrar that also tells a name server of this process.
     pub fn new(local: Option<Arc<dyn LocalNamesrv>>) -> Registrar {
         Registrar { local, ..Registrar::default() }
+    }
+
+    /// Asks the name servers, one after the other, for the route of a topic. May wait for them.
+    pub fn route(&self, topic: &str) -> Option<TopicRouteData> {
+        if let Some(route) = self.local.as_ref().and_then(|local| local.route(topic)) {
+            return Some(route);
+        }
+        let addresses: Vec<String> = self.remotes.lock().keys().cloned().collect();
+        addresses.iter().find_map(|address| route_from(address, topic))
     }
 
     /// Starts to register `broker` with these name servers.
@@ -288,6 +300,15 @@ impl Task {
             tracing::warn!(namesrv = self.address, %error, "cannot unregister");
         }
     }
+}
+
+/// The route of a topic, as one name server knows it.
+fn route_from(address: &str, topic: &str) -> Option<TopicRouteData> {
+    let mut client = Client::connect(address, TIMEOUT).ok()?;
+    let fields = TopicHeader { topic, cluster_name: None, accept_standard_json_only: true };
+    let answer = client.call(code::GET_ROUTEINFO_BY_TOPIC, &fields, b"").ok()?;
+    let body = Value::parse_bytes(&answer.body).ok()?;
+    TopicRouteData::read(&body).filter(|_| answer.code == response::SUCCESS)
 }
 
 #[derive(Debug, thiserror::Error)]

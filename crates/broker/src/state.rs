@@ -13,6 +13,7 @@ use store::Store;
 use wire::body::TopicConfig;
 use wire::codes::perm;
 
+use crate::assignment::Assignments;
 use crate::clients::Clients;
 use crate::config::BrokerConfig;
 use crate::groups::Groups;
@@ -70,6 +71,8 @@ pub struct Broker {
     pub timers: Timers,
     /// Open transactions.
     pub transactions: Transactions,
+    /// Who works on which queues.
+    pub assignments: Assignments,
     /// Messages that were popped.
     pub pops: Pops,
     /// Counters.
@@ -110,6 +113,7 @@ impl Broker {
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
         let checks = folder.join("apogee-transactionChecks.json");
         let transactions = Transactions::load(checks, &topics, &store, &offsets, &config)?;
+        let assignments = Assignments::load(folder.join("messageRequestMode.json"))?;
         let timers = Timers::load(&folder, &topics, &store, &offsets);
         let journal = PathBuf::from(&config.store_path_root_dir).join("apogee-pop");
         let pops = Pops::load(&journal, &topics, &store, &offsets)?;
@@ -128,6 +132,7 @@ impl Broker {
             schedule,
             timers,
             transactions,
+            assignments,
             pops,
             stats: Stats::default(),
             readers: Readers::start(2)?,

@@ -38,7 +38,12 @@ enum State {
     /// May be popped, with so many attempts counted.
     Visible(i32),
     /// Out until then.
-    Flight { receipt: Receipt, due_ms: i64, times: i32, suspended: bool },
+    Flight {
+        receipt: Receipt,
+        due_ms: i64,
+        times: i32,
+        suspended: bool,
+    },
     Acked,
     Dead,
 }
@@ -335,7 +340,8 @@ fn a_lost_end_of_the_journal_repeats_and_loses_nothing() {
         }
         f.broker.store.abandon();
         let journal = f.dir.join("apogee-pop");
-        let newest = std::fs::read_dir(&journal).expect("journal").map(|e| e.expect("entry").path());
+        let newest =
+            std::fs::read_dir(&journal).expect("journal").map(|e| e.expect("entry").path());
         let newest = newest.max().expect("a file");
         let bytes = std::fs::read(&newest).expect("read");
         let cut = f.random(bytes.len() as u64) as usize;

@@ -68,6 +68,11 @@ impl Namesrv {
         state.tell(change);
     }
 
+    /// The route of a topic for the broker of this process.
+    pub fn route(&self, topic: &str) -> Option<wire::body::TopicRouteData> {
+        self.state.lock().routes.route(topic, std::net::Ipv4Addr::LOCALHOST.into(), None)
+    }
+
     /// Removes a topic that the broker of this process deleted.
     pub fn delete_topic_everywhere(&self, topic: &str) {
         self.state.lock().routes.delete_topic(topic, None);
