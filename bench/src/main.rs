@@ -7,9 +7,11 @@ mod conn;
 mod e2e;
 mod frames;
 mod null;
+mod pop;
 mod process;
 mod pull;
 mod send;
+mod transaction;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,6 +29,10 @@ enum Run {
     Send(send::Options),
     /// Reads everything that a topic has, from the beginning.
     Pull(pull::Options),
+    /// Pops everything that a topic has, and acknowledges it.
+    Pop(pop::Options),
+    /// Half messages and their commits.
+    Transaction(transaction::Options),
     /// Time from send to receipt at a fixed rate.
     E2e(e2e::Options),
     /// Answers every SEND without doing anything: shows the tool's own ceiling.
@@ -56,6 +62,8 @@ fn main() -> Result<()> {
     match Cli::parse().run {
         Run::Send(options) => send::run(&options),
         Run::Pull(options) => pull::run(&options),
+        Run::Pop(options) => pop::run(&options),
+        Run::Transaction(options) => transaction::run(&options),
         Run::E2e(options) => e2e::run(&options),
         Run::Null { listen } => null::run(listen),
         Run::Topics { addr, topic, topics, queues } => {

@@ -23,13 +23,17 @@ enum Target {
 }
 
 /// Key of the measurement, what it is, unit, and what is to be reached.
-const ROWS: [(&str, &str, &str, Target); 11] = [
+const ROWS: [(&str, &str, &str, Target); 15] = [
     ("pipelined", "SEND 1 KiB, 16 connections x 32 in flight", "msg/s", Target::AtLeast(5.0)),
     ("sync16", "SEND 1 KiB, 16 connections x 1", "msg/s", Target::AtLeast(3.5)),
     ("sync1_p50", "SEND 1 KiB, 1 connection, p50", "us", Target::AtMost(0.5)),
     ("batch", "batches of 32 x 100 B, 16 x 8", "msg/s", Target::AtLeast(2.0)),
     ("pull", "catch-up pull, 4 queues", "msg/s", Target::AtLeast(2.0)),
     ("e2e_p50", "send to receive at 2,000/s, p50", "us", Target::AtMost(0.2)),
+    ("pop", "POP 32 + ACK each, 16 connections", "msg/s", Target::AtLeast(3.0)),
+    ("pop_cpu", "CPU per message popped and acknowledged", "us", Target::AtMost(0.25)),
+    ("pop_bytes", "bytes logged per message popped and acknowledged", "B", Target::AtMost(0.2)),
+    ("transaction", "half message + commit, 16 connections x 1", "1/s", Target::AtLeast(3.0)),
     ("cpu", "CPU per message, pipelined", "us", Target::AtMost(1.0 / 7.0)),
     ("switches", "context switches per message, 16 x 1", "", Target::OwnAtMost(0.5)),
     ("start_ms", "start to first accepted message", "ms", Target::AtMost(1.0 / 20.0)),
@@ -172,6 +176,12 @@ fn session(root: &Path, java: bool, quick: bool) -> Result<Figures> {
     figures.insert("batch", number(&line, "per_second")?);
     let line = server.tool(root, &["pull", "--limit", "600000"])?;
     figures.insert("pull", number(&line, "per_second")?);
+    figures.extend(pops(&server, root, &pid, java, quick)?);
+    if java {
+        server.tool(root, &["transaction", "--seconds", "8"])?;
+    }
+    let line = server.tool(root, &["transaction", "--seconds", seconds])?;
+    figures.insert("transaction", number(&line, "per_second")?);
     let line = server.tool(root, &["e2e", "--seconds", seconds])?;
     figures.insert("e2e_p50", number(&line, "p50_us")?);
     if !java {
@@ -181,6 +191,22 @@ fn session(root: &Path, java: bool, quick: bool) -> Result<Figures> {
         let few = number(&send(&["--inflight", "32"])?, "per_second")?;
         figures.insert("queues", many / few);
     }
+    Ok(figures)
+}
+
+/// Pop and acknowledge on a topic of its own, after a run that only warms up.
+fn pops(server: &Server, root: &Path, pid: &str, java: bool, quick: bool) -> Result<Figures> {
+    server.tool(root, &["topics", "--topic", "Pop"])?;
+    server.tool(root, &["send", "--topic", "Pop", "--inflight", "32", "--seconds", "8"])?;
+    if java {
+        server.tool(root, &["pop", "--group", "warm", "--limit", "60000"])?;
+    }
+    let limit = if quick || java { "60000" } else { "300000" };
+    let line = server.tool(root, &["pop", "--pid", pid, "--limit", limit])?;
+    let mut figures = Figures::new();
+    figures.insert("pop", number(&line, "per_second")?);
+    figures.insert("pop_cpu", number(&line, "cpu_us")?);
+    figures.insert("pop_bytes", number(&line, "bytes")?);
     Ok(figures)
 }
 

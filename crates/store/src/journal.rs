@@ -30,6 +30,7 @@ pub struct Journal {
     generation: u64,
     file: Option<Arc<File>>,
     len: u64,
+    total: u64,
     block: Vec<u8>,
 }
 
@@ -52,7 +53,14 @@ impl Journal {
             newest = generation;
         }
         let block = vec![0; HEAD];
-        Ok(Journal { dir: dir.to_path_buf(), generation: newest + 1, file: None, len: 0, block })
+        Ok(Journal {
+            dir: dir.to_path_buf(),
+            generation: newest + 1,
+            file: None,
+            len: 0,
+            total: 0,
+            block,
+        })
     }
 
     /// The generation that is written now.
@@ -63,6 +71,11 @@ impl Journal {
     /// Bytes of this generation.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes written since the start, over all generations.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// Whether nothing was written in this generation and nothing waits to be.
@@ -87,7 +100,10 @@ impl Journal {
         self.block[4..HEAD].copy_from_slice(&crc.to_be_bytes());
         let written = self.file().and_then(|file| file.write_all_at(&self.block, self.len));
         match written {
-            Ok(()) => self.len += self.block.len() as u64,
+            Ok(()) => {
+                self.len += self.block.len() as u64;
+                self.total += self.block.len() as u64;
+            }
             Err(_) => self.begin(),
         }
         self.block.truncate(HEAD);

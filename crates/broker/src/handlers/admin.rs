@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use std::sync::atomic::Ordering;
+
 use net::{Call, Handled};
 use store::{At, Wait};
 use wire::body::Member;
@@ -60,6 +62,9 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("pageCacheLockTimeMills", "0".into());
     put("commitLogMinOffset", marks.min.to_string());
     put("commitLogMaxOffset", marks.written.to_string());
+    put("popJournalBytes", broker.pops.journal_bytes().to_string());
+    put("popInFlight", broker.pops.in_flight().to_string());
+    put("popWaiting", broker.pops.parked.load(Ordering::Relaxed).to_string());
     put("remainHowManyDataToFlush", format!("{} B", marks.written - marks.flushed));
     put("remainTransientStoreBufferNumbs", i32::MAX.to_string());
     put("commitLogDiskRatio", format!("{:?}", disk.used_ratio));

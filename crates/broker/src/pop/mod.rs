@@ -324,6 +324,11 @@ impl Pops {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Bytes written to the journal since the start.
+    pub fn journal_bytes(&self) -> u64 {
+        self.book.lock().journal.total()
+    }
+
     /// A number without pattern.
     fn dice(&self) -> u64 {
         let step = self.dice.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
