@@ -498,6 +498,98 @@ fn filters_pass_over_what_is_not_wanted() -> Result<()> {
 }
 
 #[test]
+fn t_8_11_priorities_choose_the_queue_and_pop_takes_the_highest_first() -> Result<()> {
+    let (_dir, _server, mut client) = start("", 4)?;
+    let fields = [
+        ("topic", "T"),
+        ("defaultTopic", "TBW102"),
+        ("readQueueNums", "4"),
+        ("writeQueueNums", "4"),
+        ("perm", "6"),
+        ("topicFilterType", "SINGLE_TAG"),
+        ("order", "false"),
+        ("attributes", "+message.type=PRIORITY"),
+    ];
+    ensure!(call(&mut client, code::UPDATE_AND_CREATE_TOPIC, &fields, b"")?.code == 0);
+    let mut queues = Vec::new();
+    for priority in [0, 3, 6, 9, 2, 1, 0, 2] {
+        let text = format!("_SYS_MSG_PRIORITY_\u{1}{priority}\u{2}");
+        let body = priority.to_string();
+        let sent = send(&mut client, "T", 0, &text, body.as_bytes())?;
+        queues.push(sent.field("queueId").context("queue")?.parse::<i32>()?);
+    }
+    ensure!(queues == [0, 3, 3, 3, 2, 1, 0, 2], "{queues:?}");
+    let mut order = Vec::new();
+    for _ in 0..8 {
+        let one = pop(&mut client, &PopMessage { max_msg_nums: 1, ..request(60_000) })?;
+        order.push(one[0].queue_id);
+        // What is more important overtakes what waits.
+        if order.len() == 4 {
+            send(&mut client, "T", 0, "_SYS_MSG_PRIORITY_\u{1}7\u{2}", b"7")?;
+        }
+    }
+    ensure!(order == [3, 3, 3, 2, 3, 2, 1, 0], "{order:?}");
+    // Another type wins, and the mark goes.
+    for (text, queue) in [
+        ("_SYS_MSG_PRIORITY_\u{1}3\u{2}__SHARDINGKEY\u{1}k\u{2}", 1),
+        ("_SYS_MSG_PRIORITY_\u{1}-3\u{2}", 1),
+        ("_SYS_MSG_PRIORITY_\u{1}x\u{2}", 1),
+    ] {
+        let sent = send(&mut client, "T", 1, text, b"x")?;
+        ensure!(sent.field("queueId") == Some(queue.to_string().as_str()), "{text}");
+    }
+    let request = testkit::pull_from("T", 1, 1);
+    let pulled = client.call(code::PULL_MESSAGE, &request, b"")?;
+    for record in record::records(&pulled.body) {
+        ensure!(get(record?.properties(), "_SYS_MSG_PRIORITY_").is_none());
+    }
+    Ok(())
+}
+
+#[test]
+fn dead_letters_go_on_their_way_again() -> Result<()> {
+    let (_dir, _server, mut client) = start("", 1)?;
+    let group = br#"{"groupName":"g","retryMaxTimes":0,"retryQueueNums":1}"#;
+    call(&mut client, code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], group)?;
+    for n in 0..5 {
+        let text = format!("TAGS\u{1}{}\u{2}n\u{1}{n}\u{2}", if n == 3 { "odd" } else { "even" });
+        send(&mut client, "T", 0, &text, n.to_string().as_bytes())?;
+    }
+    ensure!(pop_all(&mut client, 20, 5)?.len() == 5);
+    for _ in 0..200 {
+        if testkit::pull_all(&mut client, "%DLQ%g", 0, 0).unwrap_or_default().len() == 5 {
+            break;
+        }
+        sleep_ms(10);
+    }
+    let redrive = |client: &mut Client, fields: &[(&str, &str)]| -> Result<String> {
+        let mut all = vec![("consumerGroup", "g")];
+        all.extend_from_slice(fields);
+        let answer = call(client, code::APOGEE_REDRIVE, &all, b"")?;
+        ensure!(answer.code == 0, "{:?}", answer.remark);
+        Ok(String::from_utf8(answer.body)?)
+    };
+    let one = redrive(&mut client, &[("offset", "2")])?;
+    ensure!(one == r#"{"redriven":1,"next":3,"max":5}"#, "{one}");
+    let again = pop_all(&mut client, 60_000, 1)?;
+    ensure!(numbers(&again)? == [2] && again[0].times == 0);
+    redrive(&mut client, &[("expressionType", "SQL92"), ("expression", "n = 4")])?;
+    redrive(&mut client, &[("expression", "odd")])?;
+    ensure!(numbers(&pop_all(&mut client, 60_000, 2)?)? == [3, 4]);
+    redrive(&mut client, &[("maxNums", "3")])?;
+    let rest = redrive(&mut client, &[])?;
+    ensure!(rest == r#"{"redriven":2,"next":5,"max":5}"#, "{rest}");
+    ensure!(redrive(&mut client, &[])? == r#"{"redriven":0,"next":5,"max":5}"#);
+    ensure!(numbers(&pop_all(&mut client, 60_000, 5)?)? == [0, 1, 2, 3, 4]);
+    for fields in
+        [[("consumerGroup", "none"), ("x", "")], [("consumerGroup", "g"), ("offset", "9")]]
+    {
+        ensure!(call(&mut client, code::APOGEE_REDRIVE, &fields, b"")?.code == 1);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_kill_loses_nothing_and_repeats_only_what_was_in_flight() -> Result<()> {
     let (_dir, mut server, mut client) = start("", 4)?;
     const COUNT: usize = 10_000;

@@ -88,6 +88,8 @@ names! {
     DLQ_ORIGIN_TOPIC = "DLQ_ORIGIN_TOPIC";
     /// Dead letter: id of the original message.
     DLQ_ORIGIN_MESSAGE_ID = "DLQ_ORIGIN_MESSAGE_ID";
+    /// Key by which a producer keeps order.
+    SHARDING_KEY = "__SHARDINGKEY";
     /// Queue chosen by priority.
     PRIORITY = "_SYS_MSG_PRIORITY_";
     /// Inner batch: number of messages.

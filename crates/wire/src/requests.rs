@@ -331,6 +331,15 @@ headers! {
         half_offset: i64 = "halfOffset",
         commit_or_rollback: i32 = "commitOrRollback",
     }
+    /// 900003. Ours: dead letters go on their way again.
+    Redrive ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        offset: Option<i64> = "offset",
+        from: Option<i64> = "from",
+        max_nums: Option<i32> = "maxNums",
+        expression_type: Option<&'a str> = "expressionType",
+        expression: Option<&'a str> = "expression",
+    }
     /// 323. Java: `ResumeCheckHalfMessageRequestHeader`.
     ResumeCheck ['a] {
         topic: Option<&'a str> = "topic",

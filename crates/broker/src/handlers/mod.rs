@@ -13,6 +13,7 @@ pub mod pop;
 pub mod pull;
 pub mod query;
 pub mod recall;
+pub mod redrive;
 pub mod relay;
 pub mod request_reply;
 pub mod send;
@@ -91,6 +92,7 @@ pub fn router() -> Router<Turn> {
         .on(code::GET_ALL_MESSAGE_REQUEST_MODE, Admin, assignment::all_modes)
         .on(code::APOGEE_LIST_TRANSACTIONS, Admin, transaction::list)
         .on(code::APOGEE_END_TRANSACTION, Admin, transaction::resolve)
+        .on(code::APOGEE_REDRIVE, Admin, redrive::redrive)
         .on(code::RESUME_CHECK_HALF_MESSAGE, Admin, transaction::resume_check)
         .on(code::INVOKE_BROKER_TO_RESET_OFFSET, Admin, offset::reset)
         .on(code::GET_CONSUMER_RUNNING_INFO, Admin, relay::running_info)

@@ -202,7 +202,11 @@ fn single(
         return Err(Refusal::new(response::SYSTEM_ERROR, "the message body is empty"));
     }
     check_body(config, call.body)?;
-    let (mut queue, mut queue_id) = pick_queue(&topic, request.queue_id, turn.now_ms)?;
+    let text = request.properties.unwrap_or_default();
+    let known = Known::scan(text);
+    let priority = known.priority.and_then(|_| priority_of(text, &known));
+    let wanted = priority.map_or(request.queue_id, |p| p.min(topic.config.write_queue_nums - 1));
+    let (mut queue, mut queue_id) = pick_queue(&topic, wanted, turn.now_ms)?;
     let mut dead_letter = false;
     if let Some(group) = request.topic.strip_prefix(RETRY_PREFIX)
         && let Some(dlq) = dead_letters(broker, request, group, call.header.version, turn.now_ms)?
@@ -212,8 +216,14 @@ fn single(
         topic = dlq;
     }
     let host = broker.store_host(call.peer.local);
-    let text = request.properties.unwrap_or_default();
-    stored_properties(turn, config, text, host, dead_letter);
+    let mut dropped: Vec<&str> = Vec::new();
+    if dead_letter {
+        dropped.push(properties::DELAY);
+    }
+    if known.priority.is_some() && priority.is_none() {
+        dropped.push(properties::PRIORITY);
+    }
+    stored_properties(turn, config, (text, &known), host, dropped);
     let text = std::mem::take(&mut turn.properties);
     let result = store_single(
         turn,
@@ -243,6 +253,15 @@ fn single(
         recall_handle,
         wait,
     })
+}
+
+/// The priority of a message that has one and is of no other type. Java:
+/// `TopicMessageType.parseFromMessageProperty`.
+fn priority_of(text: &str, known: &Known<'_>) -> Option<i32> {
+    let priority = known.priority.and_then(|text| text.parse::<i32>().ok());
+    let half = known.tran_msg.is_some_and(|tran| tran.eq_ignore_ascii_case("true"));
+    let ordered = properties::get(text, properties::SHARDING_KEY).is_some();
+    priority.filter(|p| *p >= 0 && !half && known.delay.is_none() && !known.timer && !ordered)
 }
 
 struct Target<'a> {
@@ -295,22 +314,17 @@ fn store_single(
 fn stored_properties(
     turn: &mut Turn,
     config: &BrokerConfig,
-    sent: &str,
+    (sent, known): (&str, &Known<'_>),
     host: SocketAddr,
-    dead_letter: bool,
+    mut dropped: Vec<&str>,
 ) {
-    let known = Known::scan(sent);
     let text = &mut turn.properties;
     text.clear();
-    let mut dropped: Vec<&str> = Vec::new();
     if known.pop_ck {
         dropped.push(properties::POP_CK);
     }
     if known.broker_set {
         dropped.extend([properties::CLUSTER, properties::MSG_REGION, properties::TRACE_ON]);
-    }
-    if dead_letter {
-        dropped.push(properties::DELAY);
     }
     if dropped.is_empty() {
         text.push_str(sent);
