@@ -66,8 +66,9 @@ pub fn redrive(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     if all && fetch.next > progress {
         broker.offsets.commit(PROGRESS, &name, 0, fetch.next, turn.now_ms);
     }
-    tracing::info!(group, sent, from, next = fetch.next, peer = ?call.peer, "dead letters redriven");
-    let body = object([("redriven", sent), ("next", fetch.next), ("max", fetch.max)]);
+    let next = fetch.next;
+    tracing::info!(group, sent, from, next, peer = ?call.peer, "dead letters redriven");
+    let body = object([("redriven", sent), ("next", next), ("max", fetch.max)]);
     call.ok_body(body.to_text().as_bytes())
 }
 
