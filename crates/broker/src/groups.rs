@@ -10,6 +10,8 @@ use wire::body::{DataVersion, GroupConfig, Member};
 use wire::json::{Value, object};
 use wire::text::check_group;
 
+use crate::topics::NotSaved;
+
 /// Groups that exist without creation. Java: `SubscriptionGroupManager.init`.
 const PREDEFINED: [&str; 9] = [
     "TOOLS_CONSUMER",
@@ -81,18 +83,22 @@ impl Groups {
             return None;
         }
         tracing::info!(group = name, "new consumer group");
-        self.put(vec![named(name)]);
+        let mut version = self.change.lock();
+        self.table.write().entry(name.to_owned()).or_insert_with(|| Arc::new(named(name)));
+        version.advance(self.clock.now_ms());
+        let _ = self.save(&version); // an error was logged; a restart makes the same group anew
         self.get(name)
     }
 
-    /// Creates or changes groups; on disk when it returns.
-    pub fn put(&self, configs: Vec<GroupConfig>) {
+    /// Creates or changes groups; on disk when it returns, or not done at all.
+    pub fn put(&self, configs: Vec<GroupConfig>) -> Result<(), NotSaved> {
         let mut version = self.change.lock();
+        let before = self.table.read().clone();
         for config in configs {
             self.table.write().insert(config.group_name.clone(), Arc::new(config));
         }
         version.advance(self.clock.now_ms());
-        self.save(&version);
+        self.save(&version).inspect_err(|_| *self.table.write() = before)
     }
 
     /// Removes a group. False when there was none.
@@ -102,7 +108,7 @@ impl Groups {
         self.forbidden.write().remove(name);
         if existed {
             version.advance(self.clock.now_ms());
-            self.save(&version);
+            let _ = self.save(&version); // an error was logged
         }
         existed
     }
@@ -144,11 +150,9 @@ impl Groups {
         ])
     }
 
-    fn save(&self, version: &DataVersion) {
+    fn save(&self, version: &DataVersion) -> Result<(), NotSaved> {
         let text = self.body_at(version, None).to_file_text();
-        if let Err(error) = store::config_file::save(&self.path, &text) {
-            tracing::error!(path = %self.path.display(), %error, "cannot save the groups");
-        }
+        store::config_file::save(&self.path, &text).map_err(|e| NotSaved::new(&self.path, &e))
     }
 }
 

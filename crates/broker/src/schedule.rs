@@ -3,7 +3,13 @@
 //!
 //! Delivery runs inside the turn of whichever loop is awake when something is due; one of them
 //! gets the lock. A refused delivery is tried again at the same offset, never skipped.
+//!
+//! The progress of each level is in `delayOffset.json`, as in Java, and written every ten seconds.
+//! What was delivered since is told by records of a queue of our own, one a turn, in the same write
+//! as what was delivered; so nothing is delivered twice after a kill. The file never says more than
+//! what is on disk.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,8 +22,10 @@ use wire::codes::response;
 use wire::json::{Value, object};
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Scanned};
+use wire::text::crc31;
 
-use crate::marks::copy_of;
+use crate::marks::{copy_of, each_record};
+use crate::put;
 use crate::state::Broker;
 use crate::topics::{SCHEDULE_TOPIC, TopicQueue, Topics};
 use crate::turn::Turn;
@@ -30,6 +38,10 @@ const WARM_MS: i64 = 5;
 const PER_TURN: usize = 512;
 /// How far back a level whose offset is unusable is looked through, before the last save.
 const MARGIN_MS: i64 = 60_000;
+/// Topic of the records that tell of deliveries.
+const DONE_TOPIC: &str = "rmq_sys_apogee_delay_done";
+/// Member of the file: where the records begin that are newer than it. Java ignores it.
+const DONE_MEMBER: &str = "apogeeDone";
 
 struct Level {
     queue: Arc<Queue>,
@@ -43,6 +55,8 @@ struct Progress {
     levels: Vec<Level>,
     version: DataVersion,
     dirty: bool,
+    /// A text for the file, and up to where the log must be on disk before it counts.
+    captured: Option<(String, i64)>,
 }
 
 /// The delay levels of a broker.
@@ -52,6 +66,8 @@ pub struct Schedule {
     /// Earliest due time over all levels; `i64::MAX` for none.
     next_due: AtomicI64,
     path: PathBuf,
+    /// Where deliveries are told.
+    done: Arc<TopicQueue>,
 }
 
 impl Schedule {
@@ -66,11 +82,13 @@ impl Schedule {
         let part = |name: &str| file.as_ref().and_then(|file| file.get(name));
         let version = part("dataVersion").and_then(DataVersion::read).unwrap_or_default();
         let saved = part("offsetTable").map_or(&[][..], Value::pairs);
+        let done = done_queue(store);
+        let told_to = part(DONE_MEMBER).and_then(Value::int).unwrap_or(0);
+        let told = read_done(store, &done, told_to);
         let offset_of = |level: i64| {
-            saved
-                .iter()
-                .find(|(key, _)| key.int() == Some(level))
-                .and_then(|(_, offset)| offset.int())
+            let saved = saved.iter().find(|(key, _)| key.int() == Some(level));
+            let saved = saved.and_then(|(_, offset)| offset.int());
+            saved.max(told.get(&level).copied())
         };
         let mut levels = Vec::new();
         for (index, duration_ms) in levels_ms.iter().enumerate() {
@@ -84,9 +102,10 @@ impl Schedule {
         }
         let schedule = Schedule {
             levels_ms,
-            progress: Mutex::new(Progress { levels, version, dirty: false }),
+            progress: Mutex::new(Progress { levels, version, dirty: false, captured: None }),
             next_due: AtomicI64::new(i64::MAX),
             path,
+            done,
         };
         schedule.update_next_due(&schedule.progress.lock());
         Ok(schedule)
@@ -121,14 +140,23 @@ impl Schedule {
         self.next_due.store(next.unwrap_or(i64::MAX), Ordering::Release);
     }
 
-    /// Progress as a body and file: next offset of each level.
+    /// Progress as a body: next offset of each level.
     pub fn body(&self) -> Value {
-        let progress = self.progress.lock();
+        object(self.members(&self.progress.lock()))
+    }
+
+    fn members(&self, progress: &Progress) -> Vec<(&'static str, Value)> {
         let offsets = progress.levels.iter().enumerate();
-        object([
+        vec![
             ("dataVersion", progress.version.write()),
             ("offsetTable", object(offsets.map(|(i, level)| (i as i64 + 1, level.offset)))),
-        ])
+        ]
+    }
+
+    fn file_text(&self, progress: &Progress) -> String {
+        let mut members = self.members(progress);
+        members.push((DONE_MEMBER, Value::from(self.done.queue.next_offset())));
+        object(members).to_file_text()
     }
 
     /// Next offset and end of each level, for operators.
@@ -137,16 +165,52 @@ impl Schedule {
         progress.levels.iter().map(|level| (level.offset, level.queue.next_offset())).collect()
     }
 
-    /// Writes the file if anything was delivered since the last time.
-    pub fn save(&self) {
-        if !std::mem::take(&mut self.progress.lock().dirty) {
-            return;
+    /// Writes what was captured the last time, if it is on disk by now, and captures anew if
+    /// anything was delivered.
+    pub fn save(&self, store: &Store) {
+        let water = store.watermarks();
+        let mut progress = self.progress.lock();
+        let captured = progress.captured.take_if(|(_, end)| *end <= water.flushed);
+        if progress.captured.is_none() && std::mem::take(&mut progress.dirty) {
+            progress.captured = Some((self.file_text(&progress), water.appended));
         }
-        if let Err(error) = store::config_file::save(&self.path, &self.body().to_file_text()) {
+        drop(progress);
+        captured.into_iter().for_each(|(text, _)| self.write(&text));
+    }
+
+    /// Writes the progress as it is; for the end, when everything is on disk.
+    pub fn save_last(&self) {
+        let text = self.file_text(&self.progress.lock());
+        self.write(&text);
+    }
+
+    fn write(&self, text: &str) {
+        if let Err(error) = store::config_file::save(&self.path, text) {
             self.progress.lock().dirty = true;
             tracing::error!(path = %self.path.display(), %error, "cannot save the delay levels");
         }
     }
+}
+
+fn done_queue(store: &Store) -> Arc<TopicQueue> {
+    let queue = store.queue_or_create(DONE_TOPIC, 0);
+    let (waiters, pops) = (Default::default(), Default::default());
+    Arc::new(TopicQueue { queue, waiters, pops })
+}
+
+/// The next offset of each level, from the records since the file was written: `level:offset,`.
+fn read_done(store: &Store, done: &TopicQueue, from: i64) -> HashMap<i64, i64> {
+    let mut told = HashMap::new();
+    let start = from.clamp(done.queue.min_offset(), done.queue.next_offset());
+    each_record(store, done, start, |_, _, record| {
+        let text = String::from_utf8_lossy(record.body());
+        for (level, offset) in text.split(',').filter_map(|pair| pair.split_once(':')) {
+            if let (Ok(level), Ok(offset)) = (level.parse(), offset.parse()) {
+                told.insert(level, offset);
+            }
+        }
+    });
+    told
 }
 
 /// An offset inside the queue. Below it starts at the beginning; beyond the end it starts at the
@@ -223,7 +287,9 @@ pub fn deliver_due(turn: &mut Turn) {
     }
     let Some(mut progress) = broker.schedule.progress.try_lock() else { return };
     let mut delivered = 0;
-    for level in &mut progress.levels {
+    let mut told = String::new();
+    for (index, level) in progress.levels.iter_mut().enumerate() {
+        let before = level.offset;
         while delivered < PER_TURN && level.due_ms.is_some_and(|due| due <= turn.now_ms) {
             level.due_ms = match step(turn, &broker, level) {
                 Step::Delivered => {
@@ -235,12 +301,40 @@ pub fn deliver_due(turn: &mut Turn) {
                 Step::Empty => None,
             };
         }
+        if level.offset > before {
+            told.push_str(&format!("{}:{},", index + 1, level.offset));
+        }
     }
     if delivered > 0 {
+        if let Err(refused) = tell(turn, &broker, &told) {
+            // Harmless but after a kill: then what was delivered is delivered again.
+            tracing::warn!(?refused, "deliveries of delay levels cannot be noted");
+        }
         progress.dirty = true;
         progress.version.advance(turn.now_ms);
     }
     broker.schedule.update_next_due(&progress);
+}
+
+/// Puts the new offsets into the log.
+fn tell(turn: &mut Turn, broker: &Arc<Broker>, body: &str) -> Result<(), Refusal> {
+    let host = broker.own_host();
+    let new = NewRecord {
+        topic: DONE_TOPIC,
+        queue_id: 0,
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: turn.now_ms,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_offset: 0,
+        body: body.as_bytes(),
+        body_crc: crc31(body.as_bytes()),
+        properties: "",
+    };
+    let known = Known::default();
+    put::append(turn, broker, &broker.config(), &broker.schedule.done, &new, &known).map(drop)
 }
 
 enum Step {

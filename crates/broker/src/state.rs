@@ -26,7 +26,7 @@ use crate::register::Registrar;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::timers::Timers;
-use crate::topics::{Topic, Topics};
+use crate::topics::{NotSaved, Topic, Topics};
 use crate::transactions::Transactions;
 
 /// Why a broker does not start.
@@ -198,11 +198,11 @@ impl Broker {
         queues: i32,
         order: bool,
         sys_flag: i32,
-    ) -> Arc<Topic> {
+    ) -> Result<Arc<Topic>, NotSaved> {
         if let Some(topic) = self.topics.get(name)
             && topic.config.order == order
         {
-            return topic;
+            return Ok(topic);
         }
         let config = match self.topics.get(name) {
             Some(topic) => TopicConfig { order, ..topic.config.clone() },
@@ -216,9 +216,9 @@ impl Broker {
                 ..TopicConfig::default()
             },
         };
-        let mut topics = self.topics.put(vec![config]);
+        let mut topics = self.topics.put(vec![config])?;
         self.registrar.topics_changed();
-        topics.swap_remove(0)
+        Ok(topics.swap_remove(0))
     }
 
     /// Ends everything that is not a loop: saves, flushes, closes the store.
@@ -229,8 +229,9 @@ impl Broker {
         self.pops.turn_end(&self.offsets, self.clock.now_ms());
         self.pops.housekeeping();
         self.offsets.save();
-        self.schedule.save();
-        self.store.close()
+        self.store.close()?;
+        self.schedule.save_last();
+        Ok(())
     }
 
     /// Work of every second, by the background thread.
@@ -254,7 +255,7 @@ impl Broker {
                     topic.puts.sample(now_ms);
                 }
             }
-            self.schedule.save();
+            self.schedule.save(&self.store);
             for peer in self.clients.silent(now_ms - config.channel_expired_timeout) {
                 tracing::info!(?peer, "no heartbeat for too long: connection closed");
                 peer.close();

@@ -4,15 +4,17 @@
 //! before anybody sees it. Queues live on from one configuration to the next.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::clock::Clock;
 use foldhash::fast::RandomState;
+use net::Refusal;
 use parking_lot::{Mutex, RwLock};
 use store::{Queue, Store};
 use wire::body::{DataVersion, Member, TopicConfig, TopicConfigWrapper};
-use wire::codes::perm;
+use wire::codes::{perm, response};
 use wire::json::{Value, object};
 
 use crate::config::BrokerConfig;
@@ -151,13 +153,14 @@ impl Topics {
         if config.auto_create_topic_enable && self.get(AUTO_CREATE_KEY_TOPIC).is_none() {
             self.system.write().push(AUTO_CREATE_KEY_TOPIC.to_owned());
             let queues = config.default_topic_queue_nums;
-            self.put(vec![TopicConfig {
+            let made = self.put(vec![TopicConfig {
                 topic_name: AUTO_CREATE_KEY_TOPIC.to_owned(),
                 read_queue_nums: queues,
                 write_queue_nums: queues,
                 perm: perm::INHERIT | perm::READ | perm::WRITE,
                 ..TopicConfig::default()
             }]);
+            drop(made); // an error was logged; the switch works until a restart does it again
         }
     }
 
@@ -217,26 +220,44 @@ impl Topics {
         FORBIDDEN_TO_SEND.contains(&name)
     }
 
-    /// Creates or changes topics; on disk when it returns.
-    pub fn put(&self, configs: Vec<TopicConfig>) -> Vec<Arc<Topic>> {
+    /// Creates or changes topics; on disk when it returns, or not done at all.
+    pub fn put(&self, configs: Vec<TopicConfig>) -> Result<Vec<Arc<Topic>>, NotSaved> {
         let mut version = self.change.lock();
+        self.put_at(&mut version, configs)
+    }
+
+    fn put_at(
+        &self,
+        version: &mut DataVersion,
+        configs: Vec<TopicConfig>,
+    ) -> Result<Vec<Arc<Topic>>, NotSaved> {
+        let old: Vec<(String, Option<Arc<Topic>>)> =
+            configs.iter().map(|c| (c.topic_name.clone(), self.get(&c.topic_name))).collect();
         let topics = configs.into_iter().map(|config| self.insert(config)).collect();
         version.advance(self.clock.now_ms());
-        self.save(&version);
-        topics
+        if let Err(error) = self.save(version) {
+            // A topic that a restart forgets would take its messages with it.
+            let mut table = self.table.write();
+            for (name, old) in old {
+                match old {
+                    Some(old) => table.insert(name, old),
+                    None => table.remove(&name),
+                };
+            }
+            return Err(error);
+        }
+        Ok(topics)
     }
 
     /// Creates a topic unless it exists; the second value tells whether it is new.
-    pub fn put_if_absent(&self, config: TopicConfig) -> (Arc<Topic>, bool) {
+    pub fn put_if_absent(&self, config: TopicConfig) -> Result<(Arc<Topic>, bool), NotSaved> {
         let mut version = self.change.lock();
         if let Some(topic) = self.get(&config.topic_name) {
-            return (topic, false);
+            return Ok((topic, false));
         }
         tracing::info!(topic = config.topic_name, queues = config.write_queue_nums, "new topic");
-        let topic = self.insert(config);
-        version.advance(self.clock.now_ms());
-        self.save(&version);
-        (topic, true)
+        let mut topics = self.put_at(&mut version, vec![config])?;
+        Ok((topics.swap_remove(0), true))
     }
 
     /// Removes a topic with its queues and messages. False when there was none.
@@ -250,7 +271,9 @@ impl Topics {
             tracing::error!(topic = name, %error, "cannot delete the files of a topic");
         }
         version.advance(self.clock.now_ms());
-        self.save(&version);
+        if let Err(error) = self.save(&version) {
+            tracing::error!(%error, topic = name, "a deleted topic is back after a restart");
+        }
         true
     }
 
@@ -304,15 +327,36 @@ impl Topics {
         }
     }
 
-    fn save(&self, version: &DataVersion) {
+    fn save(&self, version: &DataVersion) -> Result<(), NotSaved> {
         let wrapper = self.wrapper_at(version);
         let file = object([
             ("dataVersion", wrapper.data_version.write()),
             ("topicConfigTable", wrapper.topic_config_table.write()),
         ]);
-        if let Err(error) = store::config_file::save(&self.path, &file.to_file_text()) {
-            tracing::error!(path = %self.path.display(), %error, "cannot save the topics");
-        }
+        let text = file.to_file_text();
+        store::config_file::save(&self.path, &text).map_err(|e| NotSaved::new(&self.path, &e))
+    }
+}
+
+/// A change of topics or groups did not reach the disk, and was taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot save {}: {error}", path.display())]
+pub struct NotSaved {
+    path: PathBuf,
+    error: String,
+}
+
+impl NotSaved {
+    /// Also says so in the log.
+    pub fn new(path: &Path, error: &io::Error) -> NotSaved {
+        tracing::error!(path = %path.display(), %error, "cannot save a change");
+        NotSaved { path: path.to_path_buf(), error: error.to_string() }
+    }
+}
+
+impl From<NotSaved> for Refusal {
+    fn from(error: NotSaved) -> Refusal {
+        Refusal::new(response::SYSTEM_ERROR, error.to_string())
     }
 }
 

@@ -428,7 +428,7 @@ fn park(
     config: &BrokerConfig,
     record: &Record<'_>,
 ) -> Result<(), Refusal> {
-    let topic = broker.system_made_topic(PARKED_TOPIC, 1, false, 0);
+    let topic = broker.system_made_topic(PARKED_TOPIC, 1, false, 0)?;
     let missing = || Refusal::new(response::SYSTEM_ERROR, "the topic has no queue");
     let queue = topic.queues.first().ok_or_else(missing)?;
     let text = record.properties();

@@ -82,13 +82,13 @@ impl Fixture {
             write_queue_nums: QUEUES,
             ..TopicConfig::default()
         };
-        broker.topics.put(vec![topic]);
+        broker.topics.put(vec![topic]).expect("topic");
         let group = GroupConfig {
             group_name: "g".into(),
             retry_max_times: MAX_TIMES,
             ..GroupConfig::default()
         };
-        broker.groups.put(vec![group]);
+        broker.groups.put(vec![group]).expect("group");
         let (model, stale) = (BTreeMap::new(), Vec::new());
         Fixture { dir, clock, broker, turn, model, stale, next: 0, seed }
     }

@@ -38,7 +38,7 @@ impl Fixture {
             write_queue_nums: 1,
             ..TopicConfig::default()
         };
-        broker.topics.put(vec![config]);
+        broker.topics.put(vec![config]).expect("topic");
         Fixture { dir, clock, broker, turn }
     }
 

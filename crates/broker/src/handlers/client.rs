@@ -89,7 +89,8 @@ fn beat_consumer(
     let group = beat.group.clone();
     let retry = format!("{RETRY_PREFIX}{group}");
     let sys_flag = if unit_mode { 2 } else { 0 };
-    broker.system_made_topic(&retry, config.retry_queue_nums, order, sys_flag);
+    // Not saved: an error was logged, and who gives a message back is told again.
+    let _ = broker.system_made_topic(&retry, config.retry_queue_nums, order, sys_flag);
     let changed = broker.clients.beat_consumer(beat, member.clone());
     if changed.double_id {
         tracing::warn!(

@@ -22,7 +22,7 @@ pub fn create(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let config = GroupConfig::read(&json_body(call)?).unwrap_or_default();
     check(&config)?;
     tracing::info!(peer = ?call.peer, group = config.group_name, "group created or changed");
-    turn.broker.groups.put(vec![config]);
+    turn.broker.groups.put(vec![config])?;
     Ok(Reply::Ok)
 }
 
@@ -32,7 +32,7 @@ pub fn create_list(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let configs: Vec<GroupConfig> =
         body.get("groupConfigList").and_then(Member::read).unwrap_or_default();
     configs.iter().try_for_each(check)?;
-    turn.broker.groups.put(configs);
+    turn.broker.groups.put(configs)?;
     Ok(Reply::Ok)
 }
 

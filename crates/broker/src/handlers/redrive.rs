@@ -123,7 +123,7 @@ fn target_of(
         true => retry_topic(origin, group, broker.config().enable_retry_topic_v2),
         false => format!("{RETRY_PREFIX}{group}"),
     };
-    let topic = broker.system_made_topic(&name, 1, false, 0);
+    let topic = broker.system_made_topic(&name, 1, false, 0)?;
     let queue = topic.queues.first().cloned();
     queue.map(|queue| (name, queue)).ok_or_else(|| refuse("the retry topic has no queue"))
 }

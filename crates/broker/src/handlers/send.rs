@@ -155,14 +155,14 @@ fn create_topic(
     let queues = request.default_topic_queue_nums;
     let template = broker.topics.template(name, request.default_topic, queues, sys_flag, config);
     if let Some(template) = template {
-        let (topic, new) = broker.topics.put_if_absent(template);
+        let (topic, new) = broker.topics.put_if_absent(template)?;
         if new {
             broker.registrar.topics_changed();
         }
         return Ok(topic);
     }
     if retry {
-        return Ok(broker.system_made_topic(name, 1, false, sys_flag));
+        return Ok(broker.system_made_topic(name, 1, false, sys_flag)?);
     }
     Err(Refusal::new(
         response::TOPIC_NOT_EXIST,
@@ -365,7 +365,7 @@ fn dead_letters(
     if !exhausted && broker.locks.all_expired(group, now_ms) {
         return Ok(None);
     }
-    Ok(Some(broker.system_made_topic(&format!("{DLQ_PREFIX}{group}"), 1, false, 0)))
+    Ok(Some(broker.system_made_topic(&format!("{DLQ_PREFIX}{group}"), 1, false, 0)?))
 }
 
 fn check_body(config: &BrokerConfig, body: &[u8]) -> Result<(), Refusal> {

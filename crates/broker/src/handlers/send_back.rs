@@ -40,7 +40,7 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     let sys_flag = if request.unit_mode { 2 } else { 0 };
     let name = format!("{RETRY_PREFIX}{}", request.group);
-    let retry = broker.system_made_topic(&name, group.retry_queue_nums, false, sys_flag);
+    let retry = broker.system_made_topic(&name, group.retry_queue_nums, false, sys_flag)?;
     if retry.config.perm & perm::WRITE == 0 {
         let text = format!("the topic[{name}] sending message is forbidden");
         return Err(Refusal::new(response::NO_PERMISSION, text));
@@ -79,7 +79,7 @@ fn put_back(
     let text = back_properties(broker, record);
     if dead {
         let name = format!("{DLQ_PREFIX}{}", request.group);
-        let topic = broker.system_made_topic(&name, 1, false, 0);
+        let topic = broker.system_made_topic(&name, 1, false, 0)?;
         tracing::info!(
             topic = name,
             origin = record.topic(),

@@ -64,7 +64,7 @@ pub fn create(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     };
     check_queues(&config)?;
     tracing::info!(peer = ?call.peer, topic = request.topic, "topic created or changed");
-    broker.topics.put(vec![config]);
+    broker.topics.put(vec![config])?;
     broker.registrar.topics_changed();
     call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }
@@ -87,7 +87,7 @@ pub fn create_list(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         Ok(config)
     };
     let configs = configs.into_iter().map(settle).collect::<Result<Vec<_>, _>>()?;
-    broker.topics.put(configs);
+    broker.topics.put(configs)?;
     broker.registrar.topics_changed();
     call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }

@@ -27,7 +27,7 @@ use crate::handlers::send_back::origin_id;
 use crate::marks::copy_of;
 use crate::put;
 use crate::state::Broker;
-use crate::topics::{Topic, TopicQueue};
+use crate::topics::{NotSaved, Topic, TopicQueue};
 use crate::turn::Turn;
 
 /// Messages of one turn, so that a flood of them does not hold up the loop.
@@ -203,7 +203,7 @@ fn copy_record(
     due: Due,
     record: &Record<'_>,
 ) -> Step {
-    let (target, text) = target_of(broker, topic, due, record);
+    let Ok((target, text)) = target_of(broker, topic, due, record) else { return Step::Later };
     let times = record.reconsume_times() + i32::from(!due.suspended);
     let queue = match target.queues.first() {
         Some(queue) => Arc::clone(queue),
@@ -252,7 +252,7 @@ fn target_of(
     topic: &PopTopic,
     due: Due,
     record: &Record<'_>,
-) -> (Arc<Topic>, String) {
+) -> Result<(Arc<Topic>, String), NotSaved> {
     let group = &*topic.group;
     let mut text = record.properties().to_owned();
     let max = broker.groups.get(group).map_or(16, |group| group.retry_max_times);
@@ -270,7 +270,7 @@ fn target_of(
             times = record.reconsume_times(),
             "message goes to the dead letters"
         );
-        return (broker.system_made_topic(&name, 1, false, 0), text);
+        return Ok((broker.system_made_topic(&name, 1, false, 0)?, text));
     }
     if record.reconsume_times() == 0 || properties::get(&text, properties::FIRST_POP_TIME).is_none()
     {
@@ -284,9 +284,9 @@ fn target_of(
         false => retry_topic(&topic.topic, group, broker.config().enable_retry_topic_v2),
     };
     let made = broker.topics.get(&name).is_none();
-    let target = broker.system_made_topic(&name, 1, false, 0);
+    let target = broker.system_made_topic(&name, 1, false, 0)?;
     if made && broker.offsets.get(group, &name, 0).is_none() {
         broker.offsets.commit(group, &name, 0, 0, broker.clock.now_ms());
     }
-    (target, text)
+    Ok((target, text))
 }
