@@ -209,3 +209,32 @@ fn ten_thousand_timers_survive_kills() -> Result<()> {
     ensure!(twice == 0);
     Ok(())
 }
+
+#[test]
+fn retrying_messages_come_once_over_kills() -> Result<()> {
+    let (_dir, mut server, mut client) = start("messageDelayLevel=1s 2s 3s\n")?;
+    for n in 0..100 {
+        let sent = send(&mut client, "T", 0, "", n.to_string().as_bytes())?;
+        let id = sent.field("msgId").context("id")?;
+        let (_, offset) = wire::message_id::parse_offset_id(id).context("id")?;
+        let (offset, level) = (offset.to_string(), (1 + n % 3).to_string());
+        let back = [("group", "g"), ("offset", offset.as_str()), ("delayLevel", level.as_str())];
+        ensure!(call(&mut client, code::CONSUMER_SEND_MSG_BACK, &back, b"")?.code == 0);
+    }
+    for _ in 0..3 {
+        sleep_ms(900);
+        server.kill()?;
+        server.restart()?;
+        client = server.connect()?;
+    }
+    sleep_ms(1000);
+    let found = pull_all(&mut client, "%RETRY%g", 0, 0)?;
+    let mut numbers: Vec<usize> = Vec::new();
+    for message in &found {
+        ensure!(message.reconsume_times == 1);
+        numbers.push(std::str::from_utf8(&message.body)?.parse()?);
+    }
+    numbers.sort_unstable();
+    ensure!(numbers == (0..100).collect::<Vec<_>>(), "{} came", numbers.len());
+    Ok(())
+}

@@ -39,6 +39,7 @@ public final class Main {
         RetryScenarios.list(together);
         PullScenarios.list(together);
         GroupScenarios.list(together);
+        TopicScenarios.list(together);
         TransactionScenarios.list(together);
         RequestScenarios.list(together);
         addPop(together, alone);
