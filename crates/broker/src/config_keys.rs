@@ -213,7 +213,7 @@ pub(crate) const ACCEPTED: &[(&str, &str)] = &[
     ("useEpollNativeSelector", "false"), ("useMessageFilterForNotification", "true"),
     ("usePIDColdCtrStrategy", "true"), ("useReentrantLockWhenPutMessage", "true"),
     ("useSeparateRetryQueue", "false"), ("useSeparateStorePathForRocksdbCQ", "false"),
-    ("useServerSideResetOffset", "true"), ("useSingleRocksDBForAllConfigs", "false"),
+    ("useSingleRocksDBForAllConfigs", "false"),
     ("useStaticSubscription", "false"), ("useTLS", ""), ("validateSystemTopicWhenUpdateTopic",
     "true"), ("waitTimeMillsInAckQueue", "3000"), ("waitTimeMillsInAdminBrokerQueue", "5000"),
     ("waitTimeMillsInHeartbeatQueue", "31000"), ("waitTimeMillsInLitePullQueue", "5000"),

@@ -18,6 +18,7 @@ use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Scanned};
 
 use crate::marks::copy_of;
+use crate::put;
 use crate::state::Broker;
 use crate::topics::{SCHEDULE_TOPIC, TopicQueue, Topics};
 use crate::turn::Turn;
@@ -295,6 +296,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
     match broker.store.append(&queue.queue, &new, &known) {
         Ok(appended) => {
             turn.arrived(&queue, appended.end);
+            put::count(broker, &queue, 1, appended.len);
             Step::Delivered
         }
         Err(error) => {

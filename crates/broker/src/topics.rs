@@ -16,7 +16,7 @@ use wire::codes::perm;
 use wire::json::{Value, object};
 
 use crate::config::BrokerConfig;
-use crate::stats::Rate;
+use crate::stats::Traffic;
 use crate::transactions::{HALF_TOPIC, OP_TOPIC, PARKED_TOPIC};
 use crate::waits::Waiters;
 
@@ -49,6 +49,10 @@ pub struct TopicQueue {
     pub queue: Arc<Queue>,
     /// Pulls that wait for an arrival.
     pub waiters: Waiters,
+    /// Messages put to the topic.
+    pub puts: Arc<Traffic>,
+    /// Whether the topic belongs to the system.
+    pub of_system: bool,
 }
 
 /// A topic at one moment.
@@ -58,7 +62,7 @@ pub struct Topic {
     /// Queues 0 to max(read, write) - 1.
     pub queues: Vec<Arc<TopicQueue>>,
     /// Messages put.
-    pub puts: Arc<Rate>,
+    pub puts: Arc<Traffic>,
 }
 
 /// All topics of a broker.
@@ -159,13 +163,15 @@ impl Topics {
     /// Puts a topic into the table, keeping the queues that an earlier configuration had.
     fn insert(&self, config: TopicConfig) -> Arc<Topic> {
         let wanted = config.read_queue_nums.max(config.write_queue_nums).max(0);
+        let of_system = self.is_system(&config.topic_name);
         let mut table = self.table.write();
         let old = table.get(&config.topic_name);
         let mut queues = old.map_or_else(Vec::new, |old| old.queues.clone());
         let puts = old.map_or_else(Arc::default, |old| Arc::clone(&old.puts));
         for id in queues.len() as i32..wanted {
             let queue = self.store.queue_or_create(&config.topic_name, id);
-            queues.push(Arc::new(TopicQueue { queue, waiters: Waiters::default() }));
+            let (waiters, puts) = (Waiters::default(), Arc::clone(&puts));
+            queues.push(Arc::new(TopicQueue { queue, waiters, puts, of_system }));
         }
         let topic = Arc::new(Topic { config, queues, puts });
         table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));

@@ -1,4 +1,4 @@
-//! Runtime figures and the tables that slaves and tools copy: 28, 43, 45.
+//! Runtime figures and the tables that slaves and tools copy: 28, 43, 45, 60, 61.
 //! Java: `AdminBrokerProcessor.prepareRuntimeInfo`, `StoreStatsService`.
 
 use std::collections::BTreeMap;
@@ -36,12 +36,13 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("runtime", java_runtime(now_ms - broker.boot_ms));
     put("startAcceptSendRequestTimeStamp", "0".into());
     put("earliestMessageTimeStamp", earliest_ms(broker).unwrap_or(-1).to_string());
-    put("msgPutTotalYesterdayMorning", "0".into());
-    put("msgPutTotalTodayMorning", "0".into());
-    put("msgPutTotalTodayNow", stats.puts.total().to_string());
-    put("msgGetTotalYesterdayMorning", "0".into());
-    put("msgGetTotalTodayMorning", "0".into());
-    put("msgGetTotalTodayNow", stats.gets.total().to_string());
+    let days = stats.days();
+    put("msgPutTotalYesterdayMorning", days.yesterday.0.to_string());
+    put("msgPutTotalTodayMorning", days.today.0.to_string());
+    put("msgPutTotalTodayNow", stats.user_puts.totals().messages.to_string());
+    put("msgGetTotalYesterdayMorning", days.yesterday.1.to_string());
+    put("msgGetTotalTodayMorning", days.today.1.to_string());
+    put("msgGetTotalTodayNow", stats.user_gets.totals().messages.to_string());
     put("putMessageTimesTotal", stats.puts.total().to_string());
     put("putMessageFailedTimes", stats.puts_failed.total().to_string());
     put("putMessageSizeTotal", stats.put_bytes.total().to_string());
@@ -74,6 +75,16 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("clientQuestions", broker.relays.count().to_string());
     put("openTransactions", broker.transactions.count().to_string());
     put("pendingTimers", broker.timers.count().to_string());
+    // Timers are known as soon as they are stored and are delivered on time: nothing is behind.
+    for name in ["timerReadBehind", "timerOffsetBehind"] {
+        put(name, "0".into());
+    }
+    put("timerCongestNum", broker.timers.count().to_string());
+    for name in ["timerEnqueueTps", "timerDequeueTps"] {
+        put(name, "0.0".into());
+    }
+    put("EndTransactionQueueSize", "0".into());
+    put("EndTransactionThreadPoolQueueCapacity", "100000".into());
     put("pullThreadPoolQueueCapacity", config.pull_thread_pool_queue_capacity.to_string());
     for pool in ["send", "pull", "litePull", "query", "ack"] {
         put(&format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".into());
@@ -147,4 +158,18 @@ pub fn all_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 /// 45: progress of the delay levels.
 pub fn delay_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     call.ok_body(turn.broker.schedule.body().to_text().as_bytes())
+}
+
+/// 61: how many messages of each topic wait for their time.
+pub fn timer_metrics(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    call.ok_body(turn.broker.timers.metrics.body().to_text().as_bytes())
+}
+
+/// 60: how far the timers are, for slaves. Java: `TimerCheckpoint.encode`, seven big-endian numbers.
+pub fn timer_check_point(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let end = turn.broker.timers.end();
+    // Read up to this second; no timer log; all of the queue; the version is not kept.
+    let numbers = [turn.now_ms / 1000 * 1000, 0, end, end, 0, 0, 0];
+    let body: Vec<u8> = numbers.iter().flat_map(|number: &i64| number.to_be_bytes()).collect();
+    call.ok_body(&body)
 }

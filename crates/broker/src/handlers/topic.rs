@@ -108,7 +108,7 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     broker.offsets.remove_topic(topic);
     broker.offsets.save();
-    broker.stats.forget(topic);
+    broker.stats.forget_topic(topic);
     broker.registrar.topic_deleted(topic);
     Ok(Reply::Ok)
 }
