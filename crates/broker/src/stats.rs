@@ -90,6 +90,8 @@ pub type Count = fn(&Totals) -> u64;
 
 /// Milliseconds between two samples of a span, and how many make it. Java: `StatsItem`.
 const SPANS: [(i64, usize); 3] = [(10_000, 6), (600_000, 6), (3_600_000, 24)];
+/// How much too early a sample may be, since the housekeeping thread was late the last time.
+const SLACK_MS: i64 = 5000;
 
 /// The recent past of a count: the last minute, hour and day. Java: `StatsItem`, whose hour and
 /// day are as old as their last sample; here the present counts too.
@@ -104,8 +106,7 @@ impl History {
                 // As in Java: what came before the first sample came within one step.
                 samples.push_back((now_ms - every_ms, Totals::default()));
             }
-            // The housekeeping thread is a little late at times.
-            if samples.back().is_some_and(|(at, _)| now_ms - at < every_ms * 9 / 10) {
+            if samples.back().is_some_and(|(at, _)| now_ms - at < every_ms - SLACK_MS) {
                 continue;
             }
             samples.push_back((now_ms, now));

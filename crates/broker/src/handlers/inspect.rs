@@ -78,7 +78,7 @@ pub fn all_producers(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
             ("clientId", Value::from(connection.client_id)),
             ("language", Value::from(connection.language)),
             ("lastUpdateTimestamp", Value::from(member.seen_ms)),
-            ("remoteIP", Value::from(member.peer.remote.to_string())),
+            ("remoteIP", Value::from(format!("/{}", member.peer.remote))), // as Java's sockets
             ("version", Value::from(connection.version)),
         ])
     };

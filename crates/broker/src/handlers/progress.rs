@@ -12,6 +12,7 @@ use wire::json::{Value, object};
 use wire::requests::{
     CloneOffset, ConsumeStats, CorrectionOffset, OrderOnly, ResetOffset, TopicGroup,
 };
+use wire::text::RETRY_PREFIX;
 
 use crate::handlers::offset::store_time;
 use crate::handlers::topic::NOT_SET;
@@ -91,7 +92,9 @@ fn topics_asked(broker: &Broker, request: &ConsumeStats<'_>) -> BTreeSet<String>
     let mut topics: BTreeSet<String> = match request.topic.filter(|t| !t.trim().is_empty()) {
         Some(topic) => BTreeSet::from([topic.to_owned()]),
         None => {
-            let subscribed = online.iter().flat_map(|subscriptions| subscriptions.keys().cloned());
+            // Of the retries there is nothing to tell before the first one.
+            let subscribed = online.iter().flat_map(|subscriptions| subscriptions.keys());
+            let subscribed = subscribed.filter(|t| !t.starts_with(RETRY_PREFIX)).cloned();
             broker.offsets.topics_of(group).into_iter().chain(subscribed).collect()
         }
     };

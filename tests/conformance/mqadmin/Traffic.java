@@ -1,0 +1,74 @@
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendResult;
+import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
+import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageQueue;
+
+/** A producer and a consumer that live while the commands run, so that there is something to see. */
+final class Traffic {
+    /** Messages that are sent, a quarter to each queue. */
+    static final int MESSAGES = 40;
+
+    private final DefaultMQProducer producer;
+    private final DefaultMQPushConsumer consumer;
+    /** The original's statistics are empty until their first sample. */
+    private static final long SAMPLED_MS = 11_000;
+
+    private final long start = System.currentTimeMillis();
+    private final CountDownLatch consumed = new CountDownLatch(MESSAGES);
+    /** What the sends answered. */
+    final List<SendResult> sent = new ArrayList<>();
+
+    Traffic(String namesrv, String topic, String producerGroup, String group) throws Exception {
+        producer = new DefaultMQProducer(producerGroup, true, null);
+        producer.setNamesrvAddr(namesrv);
+        consumer = new DefaultMQPushConsumer(group);
+        consumer.setNamesrvAddr(namesrv);
+        consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(message -> consumed.countDown());
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        producer.start();
+        for (int i = 0; i < MESSAGES; i++) {
+            Message message = new Message(topic, "tag", "key" + i, ("body" + i).getBytes());
+            sent.add(producer.send(message, new MessageQueue(topic, "broker-a", i % 4)));
+        }
+    }
+
+    /** Starts the consumer and waits until it has everything and has committed that. */
+    void consume() throws Exception {
+        consumer.start();
+        if (!consumed.await(30, TimeUnit.SECONDS)) {
+            throw new IllegalStateException("the consumer does not get its messages");
+        }
+        consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
+    }
+
+    /** Waits until statistics show what was sent. */
+    void sampled() throws InterruptedException {
+        Thread.sleep(Math.max(0, start + SAMPLED_MS - System.currentTimeMillis()));
+    }
+
+    /** Id of the consuming client. */
+    String clientId() {
+        return consumer.getDefaultMQPushConsumerImpl().getmQClientFactory().getClientId();
+    }
+
+    void stopConsumer() {
+        consumer.shutdown();
+    }
+
+    void stop() {
+        producer.shutdown();
+    }
+}
