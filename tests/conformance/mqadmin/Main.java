@@ -66,6 +66,7 @@ public final class Main {
         traffic.stop();
         tool.runFor(2000, "startMonitoring", ""); // it stays at work in threads of its own
         tool.complete(LEFT_OUT);
+        tool.documented(Path.of(System.getProperty("table")));
         return tool.close();
     }
 
@@ -76,8 +77,10 @@ public final class Main {
     private void topics() throws Exception {
         tool.run("updateTopic", CLUSTER + "-t " + topic + " -r 4 -w 4",
             "create topic to " + addr + " success", "readQueueNums=4");
-        tool.run("updateTopic", broker + "-t " + other + " -r 1 -w 1", "create topic to .* success");
-        String list = "[{\"topicName\":\"" + other + "-a\",\"readQueueNums\":1,\"writeQueueNums\":1},"
+        tool.run("updateTopic", broker + "-t " + other + " -r 1 -w 1",
+            "create topic to .* success");
+        String list = "[{\"topicName\":\"" + other + "-a\","
+            + "\"readQueueNums\":1,\"writeQueueNums\":1},"
             + "{\"topicName\":\"" + other + "-b\",\"writeQueueNums\":1}]";
         tool.run("updateTopicList", broker + "-f " + file("topics.json", list),
             "submit batch of topic config to " + addr + " success");
@@ -85,7 +88,8 @@ public final class Main {
         tool.run("topicList", "-c", "DefaultCluster +" + topic);
         tool.run("topicRoute", "-t " + topic, "\"brokerName\":\"broker-a\"",
             "\"readQueueNums\":4", addr);
-        tool.run("topicRoute", "-l -t " + topic, "DefaultCluster +broker-a +\\{0=" + addr + "\\} +4 +4 +6");
+        tool.run("topicRoute", "-l -t " + topic,
+            "DefaultCluster +broker-a +\\{0=" + addr + "\\} +4 +4 +6");
         tool.run("topicClusterList", "-t " + topic, "^DefaultCluster$");
         tool.run("updateTopicPerm", broker + "-t " + other + " -p 4",
             "update topic perm from 6 to 4 in " + addr + " success");
@@ -138,8 +142,8 @@ public final class Main {
         String unique = first.getMsgId();
         String id = first.getOffsetMsgId();
         String details = "Message Body Path: ";
-        tool.run("queryMsgById", "-t " + topic + " -i " + id, "Topic: +" + topic, "Keys: +\\[key0\\]",
-            "Queue Offset: +0", details, group + ".*CONSUMED");
+        tool.run("queryMsgById", "-t " + topic + " -i " + id, "Topic: +" + topic,
+            "Keys: +\\[key0\\]", "Queue Offset: +0", details, group + ".*CONSUMED");
         tool.run("queryMsgById", "-t " + topic + " -i " + unique, id, details);
         tool.run("queryMsgById", "-t " + topic + " -i " + unique + " -g " + group + " -d "
             + traffic.clientId(), "consumeResult=CR_SUCCESS");
@@ -150,13 +154,14 @@ public final class Main {
             + " +3 +1");
         tool.run("queryMsgByOffset", "-t " + topic + " -b broker-a -i 3 -o 1", "Keys: +\\[key7\\]",
             details);
-        tool.run("queryCq", "-t " + topic + " -q 0 -i 5 -c 3 " + broker, "max: 10, min: 0", "idx: 5",
-            "idx: 7");
+        tool.run("queryCq", "-t " + topic + " -q 0 -i 5 -c 3 " + broker,
+            "max: 10, min: 0", "idx: 5", "idx: 7");
         tool.run("printMsg", "-t " + topic + " -d true", "BODY: body0", "BODY: body39",
             "minOffset=0, maxOffset=10");
         tool.run("printMsgByQueue", "-t " + topic + " -a broker-a -i 1 -p true -d true",
             "BODY: body1$", "BODY: body37");
-        tool.run("printMsgByQueue", "-t " + topic + " -a broker-a -i 1 -f true", "Tag: tag +Count: 10");
+        tool.run("printMsgByQueue", "-t " + topic + " -a broker-a -i 1 -f true",
+            "Tag: tag +Count: 10");
         tool.run("consumeMessage", "-t " + topic + " -b broker-a -i 2 -o 3 -c 2",
             "Consume ok", "BODY: body14");
         tool.run("sendMessage", "-t " + other + "-a -p hello -k thekey -c thetag",
@@ -172,7 +177,8 @@ public final class Main {
     private void brokers() {
         tool.run("clusterList", "", "DefaultCluster +broker-a +0 +" + addr + " +V5_5_0");
         tool.run("clusterList", "-m", "DefaultCluster +broker-a +\\d+ +\\d+ +\\d+ +\\d+");
-        tool.runFor(3000, "clusterRT", "-a 2 -i 1 -s 16", "DefaultCluster +broker-a +\\d+\\.\\d+ +2 +0");
+        tool.runFor(3000, "clusterRT", "-a 2 -i 1 -s 16",
+            "DefaultCluster +broker-a +\\d+\\.\\d+ +2 +0");
         tool.run("brokerStatus", broker, "^putTps +: ", "^brokerVersionDesc +: V5_5_0",
             "^msgPutTotalTodayNow +: [1-9]");
         tool.run("getBrokerConfig", broker, "brokerName += +broker-a", "useServerSideResetOffset");
@@ -187,12 +193,17 @@ public final class Main {
     }
 
     private void nameServer() {
-        tool.run("wipeWritePerm", "-b broker-a", "wipe write perm of broker\\[broker-a\\].* OK, \\d+");
+        tool.run("wipeWritePerm", "-b broker-a",
+            "wipe write perm of broker\\[broker-a\\].* OK, \\d+");
         tool.run("topicRoute", "-t " + topic, "\"perm\":4");
-        tool.run("addWritePerm", "-b broker-a", "add write perm of broker\\[broker-a\\].* OK, \\d+");
-        tool.run("updateKvConfig", "-s NS-" + run + " -k k -v v", "create or update kv config to namespace success");
-        tool.run("deleteKvConfig", "-s NS-" + run + " -k k", "delete kv config from namespace success");
-        tool.run("getNamesrvConfig", "", "============" + namesrv + "============", "listenPort +=");
+        tool.run("addWritePerm", "-b broker-a",
+            "add write perm of broker\\[broker-a\\].* OK, \\d+");
+        tool.run("updateKvConfig", "-s NS-" + run + " -k k -v v",
+            "create or update kv config to namespace success");
+        tool.run("deleteKvConfig", "-s NS-" + run + " -k k",
+            "delete kv config from namespace success");
+        tool.run("getNamesrvConfig", "", "============" + namesrv + "============",
+            "listenPort += +" + namesrv.split(":")[1]);
         tool.run("updateNamesrvConfig", "-k orderMessageEnable -v false",
             "update name server config success!", "orderMessageEnable : false");
     }
@@ -228,7 +239,8 @@ public final class Main {
         }
         for (String name : new String[] {second, second + "-a", group}) {
             tool.run("deleteSubGroup", broker + "-g " + name + " -r true",
-                "delete subscription group \\[" + name + "\\] from broker \\[" + addr + "\\] success");
+                "delete subscription group \\[" + name + "\\] from broker \\[" + addr
+                    + "\\] success");
         }
     }
 }

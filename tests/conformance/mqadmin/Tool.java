@@ -1,6 +1,9 @@
 import java.io.ByteArrayOutputStream;
+import java.io.IOException;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
@@ -152,6 +155,20 @@ final class Tool extends MQAdminStartup {
         }
         if (only.matcher("every-command").matches()) {
             report("every-command", forgotten.isEmpty() ? null : "never run: " + forgotten, 0);
+        }
+    }
+
+    /** Every command has a row in the documentation. */
+    void documented(Path file) throws IOException {
+        String text = Files.readString(file);
+        Set<String> missing = new TreeSet<>();
+        for (SubCommand command : SUB_COMMANDS) {
+            if (!text.contains("| `" + command.commandName() + "` | ")) {
+                missing.add(command.commandName());
+            }
+        }
+        if (only.matcher("every-row").matches()) {
+            report("every-row", missing.isEmpty() ? null : "no row for " + missing, 0);
         }
     }
 

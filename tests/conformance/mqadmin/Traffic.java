@@ -12,7 +12,7 @@ import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageQueue;
 
-/** A producer and a consumer that live while the commands run, so that there is something to see. */
+/** A producer and a consumer that live while the commands run, so that something is to see. */
 final class Traffic {
     /** Messages that are sent, a quarter to each queue. */
     static final int MESSAGES = 40;

@@ -42,7 +42,7 @@ run() {
     -XX:TieredStopAtLevel=1 -Djava.net.preferIPv4Stack=true -Dfile.encoding=UTF-8 \
     "-Duser.home=$home" "-Djava.io.tmpdir=$home" -Drocketmq.client.logUseSlf4j=false \
     -Drmq.logback.configurationFile=rmq.tools.logback.xml -Dlabel="mqadmin-$version" \
-    -cp "$out/build:$jars" Main || status=$?
+    "-Dtable=$here/../../../docs/mqadmin.md" -cp "$out/build:$jars" Main || status=$?
   [ $status -ne 124 ] || echo "case mqadmin-$version whole-run FAILED time limit"
   return $status
 }
