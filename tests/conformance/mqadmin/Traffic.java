@@ -51,6 +51,7 @@ final class Traffic {
         if (!consumed.await(30, TimeUnit.SECONDS)) {
             throw new IllegalStateException("the consumer does not get its messages");
         }
+        Thread.sleep(500); // the last listener has to return before its offset counts
         consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
     }
 

@@ -190,7 +190,8 @@ pub fn timer_metrics(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     call.ok_body(turn.broker.timers.metrics.body().to_text().as_bytes())
 }
 
-/// 60: how far the timers are, for slaves. Java: `TimerCheckpoint.encode`, seven big-endian numbers.
+/// 60: how far the timers are, for slaves: seven big-endian numbers. Java:
+/// `TimerCheckpoint.encode`.
 pub fn timer_check_point(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let end = turn.broker.timers.end();
     // Read up to this second; no timer log; all of the queue; the version is not kept.

@@ -1,6 +1,6 @@
 //! Questions that a client answers: 307, 309 and 223 of operators, and 326 with a reply. But for
-//! 223, whose answers become one, the broker passes bodies on untouched, since clients of other languages write JSON of their own. Java:
-//! `AdminBrokerProcessor`, `Broker2Client`.
+//! 223, whose answers become one, the broker passes bodies on untouched, since clients of other
+//! languages write JSON of their own. Java: `AdminBrokerProcessor`, `Broker2Client`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
