@@ -182,6 +182,21 @@ fn b35_resets_are_pushed_in_the_form_that_each_client_reads() -> Result<()> {
     }
     // Nothing was changed here: the clients commit when they have moved.
     ensure!(committed(&mut f.client, "g", "0")? == Some(3));
+    // A reset of the other kind that no pull has taken yet is over with a pushed one.
+    let mut switch = |on: &str| -> Result<()> {
+        let line = format!("useServerSideResetOffset={on}");
+        let answer = call(&mut f.client, code::UPDATE_BROKER_CONFIG, &[], line.as_bytes())?;
+        ensure!(answer.code == 0, "{answer:?}");
+        Ok(())
+    };
+    switch("true")?;
+    ensure!(reset(&mut java, &[("timestamp", "-1")])?.code == 0);
+    switch("false")?;
+    ensure!(reset(&mut java, &[("timestamp", "0")])?.code == 0);
+    commit(&mut f.client, "g", "T", "0", "0")?;
+    ensure!(committed(&mut f.client, "g", "0")? == Some(0));
+    let pull = PullMessage { consumer_group: "g", ..pull_from("T", 0, 0) };
+    ensure!(f.client.call(code::PULL_MESSAGE, &pull, b"")?.code == 0);
     Ok(())
 }
 

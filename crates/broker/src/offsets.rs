@@ -107,6 +107,11 @@ impl Offsets {
             && table.resets.contains_key(&(group.to_owned(), topic.to_owned(), queue_id))
     }
 
+    /// Forgets the resets of a group and topic that wait for a pull.
+    pub fn forget_resets(&self, group: &str, topic: &str) {
+        self.table.lock().resets.retain(|(g, t, _), _| g != group || t != topic);
+    }
+
     /// Takes a waiting reset.
     pub fn take_reset(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         let mut table = self.table.lock();

@@ -52,11 +52,12 @@ public final class Main {
         Traffic traffic = new Traffic(namesrv, topic, producer, group);
         traffic.consume();
         online(traffic);
+        pushed(traffic);
         messages(traffic);
         brokers();
         traffic.sampled();
         tool.run("statsAll", "-t " + topic,
-            topic + " +" + group + " +0 +\\d+\\.\\d+ +\\d+\\.\\d+ +40 +4\\d");
+            topic + " +" + group + " +0 +\\d+\\.\\d+ +\\d+\\.\\d+ +40 +80");
         tool.run("statsAll", "-a", topic);
         nameServer();
         exports();
@@ -135,6 +136,19 @@ public final class Main {
             "broker-a +0 +10", "broker-a +3 +10");
         tool.run("skipAccumulatedMessage", "-g " + group + " -t " + topic,
             "#brokerName +#queueId +#offset", "broker-a +2 +10");
+    }
+
+    /** The other way to reset: the broker tells the consumer, which goes back by itself. */
+    private void pushed(Traffic traffic) throws Exception {
+        String key = broker + "-k useServerSideResetOffset -v ";
+        tool.run("updateBrokerConfig", key + "false", "update broker config success, " + addr);
+        tool.run("resetOffsetByTime", "-g " + group + " -t " + topic + " -s 0", "broker-a +0 +0",
+            "broker-a +3 +0");
+        long start = System.currentTimeMillis();
+        boolean again = traffic.consumedTimes(2);
+        tool.report("pushed-reset", again ? null : traffic.count() + " messages consumed, not 80",
+            System.currentTimeMillis() - start);
+        tool.run("updateBrokerConfig", key + "true", "update broker config success, " + addr);
     }
 
     private void messages(Traffic traffic) throws Exception {

@@ -1,7 +1,6 @@
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 
 import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
@@ -23,7 +22,7 @@ final class Traffic {
     private static final long SAMPLED_MS = 11_000;
 
     private final long start = System.currentTimeMillis();
-    private final CountDownLatch consumed = new CountDownLatch(MESSAGES);
+    private final AtomicInteger consumed = new AtomicInteger();
     /** What the sends answered. */
     final List<SendResult> sent = new ArrayList<>();
 
@@ -35,7 +34,7 @@ final class Traffic {
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(topic, "*");
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
-            messages.forEach(message -> consumed.countDown());
+            consumed.addAndGet(messages.size());
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         producer.start();
@@ -48,16 +47,30 @@ final class Traffic {
     /** Starts the consumer and waits until it has everything and has committed that. */
     void consume() throws Exception {
         consumer.start();
-        if (!consumed.await(30, TimeUnit.SECONDS)) {
+        if (!consumedTimes(1)) {
             throw new IllegalStateException("the consumer does not get its messages");
+        }
+    }
+
+    /** Waits until everything was consumed so many times, and commits. */
+    boolean consumedTimes(int times) throws InterruptedException {
+        long end = System.currentTimeMillis() + 40_000;
+        while (consumed.get() < times * MESSAGES && System.currentTimeMillis() < end) {
+            Thread.sleep(50);
         }
         Thread.sleep(500); // the last listener has to return before its offset counts
         consumer.getDefaultMQPushConsumerImpl().persistConsumerOffset();
+        return consumed.get() == times * MESSAGES;
     }
 
     /** Waits until statistics show what was sent. */
     void sampled() throws InterruptedException {
         Thread.sleep(Math.max(0, start + SAMPLED_MS - System.currentTimeMillis()));
+    }
+
+    /** Messages consumed so far. */
+    int count() {
+        return consumed.get();
     }
 
     /** Id of the consuming client. */

@@ -324,6 +324,8 @@ fn reset_in_clients(turn: &Turn, request: &ResetOffset<'_>) -> Result<Targets, R
     if let Some(old) = online.members.values().find(|m| m.version < MIN_TOLD_VERSION) {
         return Err(too_old(old.version));
     }
+    // An older reset that no pull has taken yet would undo this one.
+    broker.offsets.forget_resets(group, name);
     let keyed = object([("offsetTable", object_keys(turn, name, &targets))]).to_text();
     let listed = listed(turn, name, &targets).to_text();
     let fields = ResetOffset {
