@@ -27,6 +27,9 @@ pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 /// Prefix of all names that belong to the system.
 pub const SYSTEM_PREFIX: &str = "rmq_sys_";
 
+/// Prefix of light queues, which have no topic. Java: `MixAll.LMQ_PREFIX`.
+const LIGHT_PREFIX: &str = "%LMQ%";
+
 /// Topics that no client may send to. Java: `TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET`.
 const FORBIDDEN_TO_SEND: [&str; 8] = [
     SCHEDULE_TOPIC,
@@ -251,6 +254,22 @@ impl Topics {
         version.advance(self.clock.now_ms());
         self.save(&version);
         true
+    }
+
+    /// Deletes stored queues whose topic does not exist; those of the system and light queues stay.
+    /// Java: `DefaultMessageStore.cleanUnusedTopic`. No topic comes into being meanwhile.
+    pub fn remove_unknown(&self) -> std::io::Result<()> {
+        let _version = self.change.lock();
+        for (topic, queues) in self.store.topics() {
+            let kept = self.get(&topic).is_some()
+                || self.is_system(&topic)
+                || topic.starts_with(LIGHT_PREFIX);
+            if !kept {
+                tracing::info!(topic, queues = queues.len(), "queues of an unknown topic deleted");
+                self.store.delete_topic(&topic)?;
+            }
+        }
+        Ok(())
     }
 
     /// The topic that a send to an unknown one creates, if that is allowed.

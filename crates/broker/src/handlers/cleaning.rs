@@ -16,20 +16,9 @@ pub fn expired_queues(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     later(turn, call, |broker| broker.store.follow_log_min())
 }
 
-/// 316: deletes the queues of topics that do not exist. Those of the system and light queues stay.
+/// 316: deletes the queues of topics that do not exist.
 pub fn unused_topics(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
-    later(turn, call, |broker| {
-        for (topic, queues) in broker.store.topics() {
-            let kept = broker.topics.get(&topic).is_some()
-                || broker.topics.is_system(&topic)
-                || topic.starts_with("%LMQ%");
-            if !kept {
-                tracing::info!(topic, queues = queues.len(), "queues of an unknown topic deleted");
-                broker.store.delete_topic(&topic)?;
-            }
-        }
-        Ok(())
-    })
+    later(turn, call, |broker| broker.topics.remove_unknown())
 }
 
 /// 329: deletes expired log files now and in the next rounds, whatever the hour.
