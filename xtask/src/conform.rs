@@ -45,12 +45,13 @@ struct Client {
     args: &'static [&'static str],
 }
 
-const CLIENTS: [Client; 5] = [
+const CLIENTS: [Client; 6] = [
     Client { label: "java-5.5.0", script: "java/client.sh", args: &["5.5.0"] },
     Client { label: "java-5.1.4", script: "java/client.sh", args: &["5.1.4"] },
     Client { label: "java-4.9.8", script: "java/client.sh", args: &["4.9.8"] },
     Client { label: "go-2.1.2", script: "go/client.sh", args: &[] },
     Client { label: "python-0.4.4", script: "python/client.sh", args: &[] },
+    Client { label: "mqadmin-5.5.0", script: "mqadmin/client.sh", args: &["5.5.0"] },
 ];
 
 /// What a client script answers when its language is missing here.

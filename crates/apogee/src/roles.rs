@@ -71,9 +71,14 @@ impl Plan {
         listen: Option<SocketAddr>,
         data: &Path,
     ) -> Result<()> {
-        let config = self.load::<NamesrvConfig>(file)?;
+        let mut config = self.load::<NamesrvConfig>(file)?;
         let listen = match listen {
-            Some(listen) => listen,
+            Some(listen) => {
+                // What an operator is shown is what is listened on.
+                (config.bind_address, config.listen_port) =
+                    (listen.ip().to_string(), listen.port());
+                listen
+            }
             None => resolve(&config.bind_address, config.listen_port)?,
         };
         let kv = match config.kv_config_path.as_str() {

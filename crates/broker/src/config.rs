@@ -176,6 +176,8 @@ base::config! {
             "Limit: questions that wait for a client's answer (307, 309, replies). Ours";
         "storeReplyMessageEnable" store_reply_message_enable: bool = true, Hot,
             "Whether replies of the request-reply model are stored, too";
+        "useServerSideResetOffset" use_server_side_reset_offset: bool = true, Hot,
+            "Whether a reset of offsets is kept here for the next pull; off: clients are told";
         "flushConsumerOffsetInterval" flush_consumer_offset_interval: i32 = 5000, Hot,
             "Milliseconds between saves of consumer offsets";
         "channelExpiredTimeout" channel_expired_timeout: i64 = 120_000, Hot,

@@ -119,6 +119,27 @@ impl Groups {
         forbidden.get(group).and_then(|topics| topics.get(topic)).is_some_and(|bits| bits & 1 != 0)
     }
 
+    /// Forbids or allows a group to read a topic; on disk when it returns. Where the original
+    /// forgets all topics of the group when one is allowed, ours keeps the others.
+    pub fn set_read_forbidden(
+        &self,
+        group: &str,
+        topic: &str,
+        forbid: bool,
+    ) -> Result<(), NotSaved> {
+        let mut version = self.change.lock();
+        {
+            let mut forbidden = self.forbidden.write();
+            let topics = forbidden.entry(group.to_owned()).or_default();
+            let bits = topics.entry(topic.to_owned()).or_insert(0);
+            *bits = if forbid { *bits | 1 } else { *bits & !1 };
+            topics.retain(|_, bits| *bits > 0);
+            forbidden.retain(|_, topics| !topics.is_empty());
+        }
+        version.advance(self.clock.now_ms());
+        self.save(&version)
+    }
+
     /// Names of all groups, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.table.read().keys().cloned().collect();

@@ -23,6 +23,7 @@ pub mod schedule;
 pub mod server;
 pub mod state;
 pub mod stats;
+pub mod timer_metrics;
 pub mod timers;
 pub mod topics;
 pub mod transactions;

@@ -81,11 +81,8 @@ impl Marks {
         let queue = |topic: &str| {
             topics.queue(topic, 0).unwrap_or_else(|| {
                 let queue = store.queue_or_create(topic, 0);
-                Arc::new(TopicQueue {
-                    queue,
-                    waiters: Default::default(),
-                    pops: Default::default(),
-                })
+                let (waiters, puts, pops) = Default::default();
+                Arc::new(TopicQueue { queue, waiters, puts, pops, of_system: true })
             })
         };
         let start = |queue: &TopicQueue| {

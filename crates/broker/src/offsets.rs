@@ -16,6 +16,8 @@ type Queues = BTreeMap<i32, i64>;
 struct Table {
     /// group -> topic -> queue -> next offset to consume.
     groups: HashMap<String, HashMap<String, Queues>>,
+    /// The same of what was handed out. Java: `pullOffsetTable`, which no file keeps either.
+    pulled: HashMap<String, HashMap<String, Queues>>,
     /// Pending resets by an operator, taken by the next pull.
     resets: HashMap<(String, String, i32), i64>,
     version: DataVersion,
@@ -61,12 +63,29 @@ impl Offsets {
         if table.commits.is_multiple_of(VERSION_STEP) {
             table.version.advance(now_ms);
         }
-        if let Some(queues) = table.groups.get_mut(group).and_then(|t| t.get_mut(topic)) {
-            queues.insert(queue_id, offset);
+        set(&mut table.groups, group, topic, queue_id, offset);
+    }
+
+    /// Notes up to where messages were handed out.
+    pub fn pulled(&self, group: &str, topic: &str, queue_id: i32, next: i64) {
+        set(&mut self.table.lock().pulled, group, topic, queue_id, next);
+    }
+
+    /// Up to where messages of one topic were handed out to a group.
+    pub fn pulled_of_topic(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let table = self.table.lock();
+        table.pulled.get(group).and_then(|t| t.get(topic)).cloned().unwrap_or_default()
+    }
+
+    /// Gives one group the offsets that another has of a topic; nothing when it has none. Those
+    /// that the other group had are gone, as in Java.
+    pub fn copy(&self, from: &str, to: &str, topic: &str) {
+        let table = &mut *self.table.lock();
+        let Some(queues) = table.groups.get(from).and_then(|t| t.get(topic)).cloned() else {
             return;
-        }
-        let topics = table.groups.entry(group.to_owned()).or_default();
-        topics.entry(topic.to_owned()).or_default().insert(queue_id, offset);
+        };
+        table.groups.entry(to.to_owned()).or_default().insert(topic.to_owned(), queues);
+        table.dirty = true;
     }
 
     /// Commits `to` if the committed offset is still `before` (or there is none). False when
@@ -95,7 +114,11 @@ impl Offsets {
     pub fn reset(&self, group: &str, topic: &str, queue_id: i32, offset: i64, now_ms: i64) {
         self.commit(group, topic, queue_id, offset, now_ms);
         let key = (group.to_owned(), topic.to_owned(), queue_id);
-        self.table.lock().resets.insert(key, offset);
+        let table = &mut *self.table.lock();
+        table.resets.insert(key, offset);
+        if let Some(queues) = table.pulled.get_mut(group).and_then(|t| t.get_mut(topic)) {
+            queues.remove(&queue_id);
+        }
     }
 
     /// Whether a reset waits for its pull.
@@ -103,6 +126,11 @@ impl Offsets {
         let table = self.table.lock();
         !table.resets.is_empty()
             && table.resets.contains_key(&(group.to_owned(), topic.to_owned(), queue_id))
+    }
+
+    /// Forgets the resets of a group and topic that wait for a pull.
+    pub fn forget_resets(&self, group: &str, topic: &str) {
+        self.table.lock().resets.retain(|(g, t, _), _| g != group || t != topic);
     }
 
     /// Takes a waiting reset.
@@ -142,6 +170,7 @@ impl Offsets {
     pub fn remove_topic(&self, topic: &str) {
         let table = &mut *self.table.lock();
         table.groups.values_mut().for_each(|topics| drop(topics.remove(topic)));
+        table.pulled.values_mut().for_each(|topics| drop(topics.remove(topic)));
         table.groups.retain(|_, topics| !topics.is_empty());
         table.resets.retain(|(_, t, _), _| t != topic);
         table.dirty = true;
@@ -151,6 +180,7 @@ impl Offsets {
     pub fn remove_group(&self, group: &str) {
         let table = &mut *self.table.lock();
         table.groups.remove(group);
+        table.pulled.remove(group);
         table.resets.retain(|(g, _, _), _| g != group);
         table.dirty = true;
     }
@@ -186,4 +216,20 @@ impl Offsets {
             tracing::error!(path = %self.path.display(), %error, "cannot save consumer offsets");
         }
     }
+}
+
+/// Sets an offset; allocates for the first one of a topic only.
+fn set(
+    groups: &mut HashMap<String, HashMap<String, Queues>>,
+    group: &str,
+    topic: &str,
+    queue_id: i32,
+    offset: i64,
+) {
+    if let Some(queues) = groups.get_mut(group).and_then(|topics| topics.get_mut(topic)) {
+        queues.insert(queue_id, offset);
+        return;
+    }
+    let topics = groups.entry(group.to_owned()).or_default();
+    topics.entry(topic.to_owned()).or_default().insert(queue_id, offset);
 }

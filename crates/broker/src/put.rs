@@ -77,7 +77,20 @@ pub fn append(
     let appended =
         broker.store.append(&queue.queue, new, known).map_err(|e| refusal(config, &e))?;
     turn.arrived(queue, appended.end);
+    count(broker, queue, 1, appended.len);
     Ok(appended)
+}
+
+/// Counts messages that were appended to a queue. Java counts a delayed message twice: where it
+/// waits, which is a topic of the system, and when it is delivered.
+pub fn count(broker: &Broker, queue: &TopicQueue, messages: u64, bytes: usize) {
+    let (stats, bytes) = (&broker.stats, bytes as u64);
+    queue.puts.add(messages, bytes);
+    stats.puts.add(messages);
+    stats.put_bytes.add(bytes);
+    if !queue.of_system {
+        stats.user_puts.add(messages, bytes);
+    }
 }
 
 /// Java's answer to a body or properties over their limit.

@@ -194,8 +194,8 @@ impl Schedule {
 
 fn done_queue(store: &Store) -> Arc<TopicQueue> {
     let queue = store.queue_or_create(DONE_TOPIC, 0);
-    let (waiters, pops) = (Default::default(), Default::default());
-    Arc::new(TopicQueue { queue, waiters, pops })
+    let (waiters, puts, pops) = Default::default();
+    Arc::new(TopicQueue { queue, waiters, puts, pops, of_system: true })
 }
 
 /// The next offset of each level, from the records since the file was written: `level:offset,`.
@@ -389,6 +389,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
     match broker.store.append(&queue.queue, &new, &known) {
         Ok(appended) => {
             turn.arrived(&queue, appended.end);
+            put::count(broker, &queue, 1, appended.len);
             Step::Delivered
         }
         Err(error) => {

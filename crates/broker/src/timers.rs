@@ -28,6 +28,7 @@ use crate::marks::{Marks, Names, copy_of};
 use crate::offsets::Offsets;
 use crate::put;
 use crate::state::Broker;
+use crate::timer_metrics::TimerMetrics;
 use crate::topics::Topics;
 use crate::turn::Turn;
 
@@ -131,6 +132,8 @@ struct State {
 
 /// The timers of a broker.
 pub struct Timers {
+    /// How many messages of each topic wait.
+    pub metrics: TimerMetrics,
     marks: Marks,
     state: Mutex<State>,
     next_due: AtomicI64,
@@ -210,6 +213,8 @@ pub fn put_timer(
     let appended = put::append(turn, broker, config, &timers.marks.source, &waiting, &known)?;
     if let Some(id) = properties::get(&text, properties::TIMER_DEL_UNIQKEY) {
         timers.state.lock().recalled.insert(id.to_owned(), timer_due_ms(out_ms));
+    } else {
+        timers.metrics.add(new.topic, 1, turn.now_ms);
     }
     timers.added(appended.place.queue_offset, appended.place.physical_offset, timer_due_ms(out_ms));
     Ok((appended, out_ms + 1))
@@ -230,7 +235,12 @@ impl Timers {
             Some(_) => i64::MIN,
             None => java_read_ms(&config_dir.join("timercheck")).unwrap_or(i64::MIN),
         };
-        let timers = Timers { marks, state: Mutex::default(), next_due: AtomicI64::new(i64::MAX) };
+        let timers = Timers {
+            metrics: TimerMetrics::load(config_dir.join("timermetrics")),
+            marks,
+            state: Mutex::default(),
+            next_due: AtomicI64::new(i64::MAX),
+        };
         let mut java = HashMap::new();
         let mut block = [Entry::default(); 128];
         let queue = &timers.marks.source.queue;
@@ -315,8 +325,17 @@ impl Timers {
 
     /// Saves the progress up to what is on disk.
     pub fn save(&self, broker: &Broker, now_ms: i64) {
-        let first = self.state.lock().waiting.first();
+        let (first, count) = {
+            let state = self.state.lock();
+            (state.waiting.first(), state.waiting.count)
+        };
         self.marks.save_progress(broker, first, now_ms);
+        self.metrics.save(count);
+    }
+
+    /// Behind the last record of the queue that messages wait in.
+    pub fn end(&self) -> i64 {
+        self.marks.source.queue.next_offset()
     }
 
     fn update_next_due(&self, state: &State) {
@@ -435,13 +454,16 @@ fn deliver_one(
         }
         return Step::Done;
     }
+    let topic = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
+    let metrics = &broker.timers.metrics;
     if is_recalled(state, timer, text) {
+        metrics.add(topic, -1, turn.now_ms);
         return Step::Done;
     }
-    let topic = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
     let id = properties::get(text, properties::REAL_QID).and_then(|id| id.parse::<i32>().ok());
     let Some((id, queue)) = id.and_then(|id| Some((id, broker.topics.queue(topic, id)?))) else {
         tracing::warn!(topic, id, "the target of a timer message does not exist any more");
+        metrics.add(topic, -1, turn.now_ms);
         return Step::Done;
     };
     let mut kept = properties::without(text, &[properties::REAL_TOPIC, properties::REAL_QID]);
@@ -455,7 +477,7 @@ fn deliver_one(
     let known = Known::scan(&kept);
     match put::append(turn, broker, &broker.config(), &queue, &new, &known) {
         Ok(_) => {
-            broker.stats.puts.add(1);
+            metrics.add(topic, -1, turn.now_ms);
             Step::Done
         }
         Err(refused) => {

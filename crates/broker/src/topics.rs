@@ -19,7 +19,7 @@ use wire::json::{Value, object};
 
 use crate::config::BrokerConfig;
 use crate::pop::waiting::PopWaiters;
-use crate::stats::Rate;
+use crate::stats::Traffic;
 use crate::transactions::{HALF_TOPIC, OP_TOPIC, PARKED_TOPIC};
 use crate::waits::Waiters;
 
@@ -29,6 +29,9 @@ pub const AUTO_CREATE_KEY_TOPIC: &str = "TBW102";
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 /// Prefix of all names that belong to the system.
 pub const SYSTEM_PREFIX: &str = "rmq_sys_";
+
+/// Prefix of light queues, which have no topic. Java: `MixAll.LMQ_PREFIX`.
+const LIGHT_PREFIX: &str = "%LMQ%";
 
 /// Topics that no client may send to. Java: `TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET`.
 const FORBIDDEN_TO_SEND: [&str; 8] = [
@@ -54,6 +57,10 @@ pub struct TopicQueue {
     pub waiters: Waiters,
     /// Pops that wait for an arrival in the topic.
     pub pops: Arc<PopWaiters>,
+    /// Messages put to the topic.
+    pub puts: Arc<Traffic>,
+    /// Whether the topic belongs to the system.
+    pub of_system: bool,
 }
 
 /// A topic at one moment.
@@ -63,7 +70,7 @@ pub struct Topic {
     /// Queues 0 to max(read, write) - 1.
     pub queues: Vec<Arc<TopicQueue>>,
     /// Messages put.
-    pub puts: Arc<Rate>,
+    pub puts: Arc<Traffic>,
     /// Pops that wait on it.
     pub pops: Arc<PopWaiters>,
 }
@@ -167,6 +174,7 @@ impl Topics {
     /// Puts a topic into the table, keeping the queues that an earlier configuration had.
     fn insert(&self, config: TopicConfig) -> Arc<Topic> {
         let wanted = config.read_queue_nums.max(config.write_queue_nums).max(0);
+        let of_system = self.is_system(&config.topic_name);
         let mut table = self.table.write();
         let old = table.get(&config.topic_name);
         let mut queues = old.map_or_else(Vec::new, |old| old.queues.clone());
@@ -174,8 +182,8 @@ impl Topics {
         let pops = old.map_or_else(Arc::default, |old| Arc::clone(&old.pops));
         for id in queues.len() as i32..wanted {
             let queue = self.store.queue_or_create(&config.topic_name, id);
-            let (waiters, pops) = (Waiters::default(), Arc::clone(&pops));
-            queues.push(Arc::new(TopicQueue { queue, waiters, pops }));
+            let (waiters, puts, pops) = (Waiters::default(), Arc::clone(&puts), Arc::clone(&pops));
+            queues.push(Arc::new(TopicQueue { queue, waiters, puts, pops, of_system }));
         }
         let topic = Arc::new(Topic { config, queues, puts, pops });
         table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));
@@ -275,6 +283,22 @@ impl Topics {
             tracing::error!(%error, topic = name, "a deleted topic is back after a restart");
         }
         true
+    }
+
+    /// Deletes stored queues whose topic does not exist; those of the system and light queues stay.
+    /// Java: `DefaultMessageStore.cleanUnusedTopic`. No topic comes into being meanwhile.
+    pub fn remove_unknown(&self) -> io::Result<()> {
+        let _version = self.change.lock();
+        for (topic, queues) in self.store.topics() {
+            let kept = self.get(&topic).is_some()
+                || self.is_system(&topic)
+                || topic.starts_with(LIGHT_PREFIX);
+            if !kept {
+                tracing::info!(topic, queues = queues.len(), "queues of an unknown topic deleted");
+                self.store.delete_topic(&topic)?;
+            }
+        }
+        Ok(())
     }
 
     /// The topic that a send to an unknown one creates, if that is allowed.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -28,6 +28,8 @@ pub(crate) struct Signal {
     wake: Condvar,
     next_checkpoint_ms: AtomicI64,
     next_retention_ms: AtomicI64,
+    /// Rounds of retention to come that an operator asked for.
+    manual_rounds: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,19 @@ impl Signal {
     pub(crate) fn stop(&self) {
         self.state.lock().stop = true;
         self.wake.notify_one();
+    }
+
+    /// Makes the next rounds of retention delete what has expired, the first at once.
+    pub(crate) fn delete_now(&self, rounds: u32) {
+        self.manual_rounds.store(rounds, Ordering::Relaxed);
+        self.next_retention_ms.store(0, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Whether this round is one that an operator asked for.
+    pub(crate) fn take_manual_round(&self) -> bool {
+        let less = |rounds: u32| rounds.checked_sub(1);
+        self.manual_rounds.try_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     /// Sleeps until woken or for `ms`; false to end.

@@ -16,6 +16,8 @@ const FORCE_RATIO: f64 = 85.0;
 /// Above this one appends are refused. Java: `diskSpaceWarningLevelRatio`.
 const WARNING_RATIO: f64 = 90.0;
 const FILES_PER_ROUND: usize = 10;
+/// Rounds that a request of an operator lasts. Java: `MAX_MANUAL_DELETE_FILE_TIMES`.
+const MANUAL_ROUNDS: u32 = 20;
 const HOUR_MS: i64 = 3_600_000;
 
 impl Store {
@@ -37,7 +39,8 @@ impl Store {
         let local_ms = now_ms + i64::from(self.config.utc_offset_minutes) * 60_000;
         let hour = (local_ms.rem_euclid(24 * HOUR_MS) / HOUR_MS) as u8;
         let in_time = self.config.delete_when.contains(&hour);
-        if !force && !in_time && used <= f64::from(self.config.disk_max_used_ratio) {
+        let manual = self.background.take_manual_round();
+        if !force && !in_time && !manual && used <= f64::from(self.config.disk_max_used_ratio) {
             return Ok(());
         }
         let mut deleted = 0;
@@ -57,8 +60,19 @@ impl Store {
         Ok(())
     }
 
-    /// Lets queues, index and the list of deleted topics forget what left the log.
-    fn follow_log_min(&self) -> io::Result<()> {
+    /// Deletes expired files in the next rounds, whatever the hour. Java:
+    /// `executeDeleteFilesManually`.
+    pub fn delete_expired_now(&self) {
+        self.background.delete_now(MANUAL_ROUNDS);
+    }
+
+    /// Lets queues, index and the list of deleted topics forget what left the log. Java:
+    /// `cleanExpiredConsumerQueue`. May wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or deleted; the next round tries again.
+    pub fn follow_log_min(&self) -> io::Result<()> {
         let log_min = self.log().min();
         for queue in self.queues().all() {
             self.queues().raise_min(&queue, log_min)?;
@@ -143,6 +157,24 @@ mod tests {
         assert_eq!(store.log().min(), store.log().appended() / 4096 * 4096);
         let last = queue.next_offset();
         assert_eq!(send(&store, "T", 0, b"goes on").unwrap().place.queue_offset, last);
+    }
+
+    #[test]
+    fn an_operator_may_ask_at_any_hour_but_young_files_stay() {
+        let dir = TempDir::new("manual");
+        let store = Store::open(config(dir.path()), Clock::manual(T0)).unwrap();
+        for _ in 0..60 {
+            send(&store, "T", 0, &[1; 900]).unwrap();
+        }
+        store.settle(false).unwrap();
+        let now = modified_ms(&store.log().segments()[0].file).unwrap();
+        let five = now - now % (24 * HOUR_MS) + (24 * 4 + 5) * HOUR_MS;
+        // The store's own thread takes some of the rounds; its clock finds no file old.
+        store.delete_expired_now();
+        store.retain_at(five - 24 * 4 * HOUR_MS, 50.0).unwrap();
+        assert_eq!(store.log().min(), 0);
+        store.retain_at(five, 50.0).unwrap();
+        assert_eq!(store.log().min(), 10 * 4096);
     }
 
     #[test]

@@ -483,6 +483,46 @@ headers! {
         queue_id: Option<i32> = "queueId",
         offset: Option<i64> = "offset",
     }
+    /// 208. Java: `GetConsumeStatsRequestHeader`; the list is separated by semicolons.
+    ConsumeStats ['a] {
+        consumer_group: &'a str = "consumerGroup",
+        topic: Option<&'a str> = "topic",
+        topic_list: Option<&'a str> = "topicList",
+    }
+    /// 317. Java: `GetConsumeStatsInBrokerHeader`.
+    OrderOnly {
+        is_order: bool = "isOrder",
+    }
+    /// 308. Java: `QueryCorrectionOffsetHeader`; the filtered groups are separated by commas.
+    CorrectionOffset ['a] {
+        filter_groups: Option<&'a str> = "filterGroups",
+        compare_group: &'a str = "compareGroup",
+        topic: &'a str = "topic",
+    }
+    /// 314. Java: `CloneGroupOffsetRequestHeader`.
+    CloneOffset ['a] {
+        src_group: &'a str = "srcGroup",
+        dest_group: &'a str = "destGroup",
+        topic: Option<&'a str> = "topic",
+        offline: bool = "offline",
+    }
+    /// 223. Java: `GetConsumerStatusRequestHeader`.
+    ConsumerStatus ['a] {
+        topic: &'a str = "topic",
+        group: &'a str = "group",
+        client_addr: Option<&'a str> = "clientAddr",
+    }
+    /// 315. Java: `ViewBrokerStatsDataRequestHeader`.
+    StatsItem ['a] {
+        stats_name: &'a str = "statsName",
+        stats_key: &'a str = "statsKey",
+    }
+    /// 353. Java: `UpdateGroupForbiddenRequestHeader`; without `readable` nothing changes.
+    GroupForbidden ['a] {
+        group: &'a str = "group",
+        topic: &'a str = "topic",
+        readable: Option<bool> = "readable",
+    }
     /// 307, 309.
     ClientOfGroup ['a] {
         consumer_group: &'a str = "consumerGroup",

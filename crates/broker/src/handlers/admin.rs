@@ -1,4 +1,4 @@
-//! Runtime figures and the tables that slaves and tools copy: 28, 43, 45.
+//! Runtime figures and the tables that slaves and tools copy: 28, 43, 45, 60, 61.
 //! Java: `AdminBrokerProcessor.prepareRuntimeInfo`, `StoreStatsService`.
 
 use std::collections::BTreeMap;
@@ -23,13 +23,10 @@ pub fn runtime_info(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 }
 
 fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
-    let config = broker.config();
-    let stats = &broker.stats;
-    let marks = broker.store.watermarks();
-    let (parked, flushing) = broker.waiting();
-    let disk = Disk::of(&config.store_path_root_dir);
     let mut table = BTreeMap::new();
-    let mut put = |name: &str, value: String| table.insert(name.to_owned(), value);
+    let mut put = |name: &str, value: String| {
+        table.insert(name.to_owned(), value);
+    };
     put("brokerActive", "true".into());
     put("brokerVersion", VERSION.to_string());
     put("brokerVersionDesc", VERSION_NAME.into());
@@ -37,13 +34,24 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("bootTimestamp", broker.boot_ms.to_string());
     put("runtime", java_runtime(now_ms - broker.boot_ms));
     put("startAcceptSendRequestTimeStamp", "0".into());
-    put("earliestMessageTimeStamp", earliest_ms(broker).unwrap_or(-1).to_string());
-    put("msgPutTotalYesterdayMorning", "0".into());
-    put("msgPutTotalTodayMorning", "0".into());
-    put("msgPutTotalTodayNow", stats.puts.total().to_string());
-    put("msgGetTotalYesterdayMorning", "0".into());
-    put("msgGetTotalTodayMorning", "0".into());
-    put("msgGetTotalTodayNow", stats.gets.total().to_string());
+    put("clientQuestions", broker.relays.count().to_string());
+    put("openTransactions", broker.transactions.count().to_string());
+    message_figures(broker, now_ms, &mut put);
+    store_figures(broker, &mut put);
+    waiting_figures(broker, &mut put);
+    table
+}
+
+/// Messages put and got. Java: `BrokerStats`, `StoreStatsService`.
+fn message_figures(broker: &Broker, now_ms: i64, put: &mut impl FnMut(&str, String)) {
+    let stats = &broker.stats;
+    let (days, puts, gets) = (stats.days(), stats.user_puts.totals(), stats.user_gets.totals());
+    put("msgPutTotalYesterdayMorning", days.yesterday.0.to_string());
+    put("msgPutTotalTodayMorning", days.today.0.to_string());
+    put("msgPutTotalTodayNow", puts.messages.to_string());
+    put("msgGetTotalYesterdayMorning", days.yesterday.1.to_string());
+    put("msgGetTotalTodayMorning", days.today.1.to_string());
+    put("msgGetTotalTodayNow", gets.messages.to_string());
     put("putMessageTimesTotal", stats.puts.total().to_string());
     put("putMessageFailedTimes", stats.puts_failed.total().to_string());
     put("putMessageSizeTotal", stats.put_bytes.total().to_string());
@@ -57,6 +65,13 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     };
     put("getTotalTps", format!("{:?} {:?} {:?}", total(10), total(60), total(600)));
     put("getTransferredTps", stats.gets.three(now_ms));
+}
+
+/// The log and its disk.
+fn store_figures(broker: &Broker, put: &mut impl FnMut(&str, String)) {
+    let marks = broker.store.watermarks();
+    let disk = Disk::of(&broker.config().store_path_root_dir);
+    put("earliestMessageTimeStamp", earliest_ms(broker).unwrap_or(-1).to_string());
     put("dispatchBehindBytes", "0".into());
     put("dispatchMaxBuffer", "0".into());
     put("pageCacheLockTimeMills", "0".into());
@@ -69,26 +84,40 @@ fn runtime_table(broker: &Broker, now_ms: i64) -> BTreeMap<String, String> {
     put("remainTransientStoreBufferNumbs", i32::MAX.to_string());
     put("commitLogDiskRatio", format!("{:?}", disk.used_ratio));
     put("consumeQueueDiskRatio", format!("{:?}", disk.used_ratio));
-    put(
-        "commitLogDirCapacity",
-        format!("Total : {}, Free : {}.", readable(disk.total), readable(disk.free)),
-    );
+    let room = format!("Total : {}, Free : {}.", readable(disk.total), readable(disk.free));
+    put("commitLogDirCapacity", room);
+}
+
+/// What waits: for room, for the disk, for its time.
+fn waiting_figures(broker: &Broker, put: &mut impl FnMut(&str, String)) {
+    let config = broker.config();
+    let (parked, flushing) = broker.waiting();
     put("sendThreadPoolQueueSize", flushing.to_string());
     put("sendThreadPoolQueueCapacity", config.send_thread_pool_queue_capacity.to_string());
     put("pullThreadPoolQueueSize", parked.to_string());
-    put("clientQuestions", broker.relays.count().to_string());
-    put("openTransactions", broker.transactions.count().to_string());
-    put("pendingTimers", broker.timers.count().to_string());
     put("pullThreadPoolQueueCapacity", config.pull_thread_pool_queue_capacity.to_string());
+    // These wait in no queue of their own here.
+    for (pool, capacity) in [("litePull", "100000"), ("query", "20000"), ("ack", "100000")] {
+        put(&format!("{pool}ThreadPoolQueueSize"), "0".into());
+        put(&format!("{pool}ThreadPoolQueueCapacity"), capacity.into());
+    }
+    put("EndTransactionQueueSize", "0".into());
+    put("EndTransactionThreadPoolQueueCapacity", "100000".into());
     for pool in ["send", "pull", "litePull", "query", "ack"] {
         put(&format!("{pool}ThreadPoolQueueHeadWaitTimeMills"), "0".into());
     }
+    // Timers are known as soon as they are stored and are delivered on time: nothing is behind.
+    put("pendingTimers", broker.timers.count().to_string());
+    put("timerReadBehind", "0".into());
+    put("timerOffsetBehind", "0".into());
+    put("timerCongestNum", broker.timers.count().to_string());
+    put("timerEnqueueTps", "0.0".into());
+    put("timerDequeueTps", "0.0".into());
     for (level, (offset, max)) in broker.schedule.offsets().into_iter().enumerate() {
         if max > 0 {
             put(&format!("scheduleMessageOffset_{}", level + 1), format!("{offset},{max}"));
         }
     }
-    table
 }
 
 /// Store time of the oldest message in the log.
@@ -112,11 +141,18 @@ struct Disk {
 }
 
 impl Disk {
+    /// As Java and `df` count: blocks kept for root are free, but not usable.
     fn of(path: &str) -> Disk {
-        let (total, free) = rustix::fs::statvfs(path)
-            .map_or((0, 0), |fs| (fs.f_blocks * fs.f_frsize, fs.f_bavail * fs.f_frsize));
-        let used_ratio = if total == 0 { -1.0 } else { (total - free) as f64 / total as f64 };
-        Disk { total, free, used_ratio }
+        let Ok(fs) = rustix::fs::statvfs(path) else {
+            return Disk { total: 0, free: 0, used_ratio: -1.0 };
+        };
+        let used = fs.f_blocks.saturating_sub(fs.f_bfree);
+        let percent = (used * 100).div_ceil((used + fs.f_bavail).max(1));
+        Disk {
+            total: fs.f_blocks * fs.f_frsize,
+            free: fs.f_bfree * fs.f_frsize,
+            used_ratio: percent as f64 / 100.0,
+        }
     }
 }
 
@@ -152,4 +188,19 @@ pub fn all_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 /// 45: progress of the delay levels.
 pub fn delay_offsets(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     call.ok_body(turn.broker.schedule.body().to_text().as_bytes())
+}
+
+/// 61: how many messages of each topic wait for their time.
+pub fn timer_metrics(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    call.ok_body(turn.broker.timers.metrics.body().to_text().as_bytes())
+}
+
+/// 60: how far the timers are, for slaves: seven big-endian numbers. Java:
+/// `TimerCheckpoint.encode`.
+pub fn timer_check_point(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let end = turn.broker.timers.end();
+    // Read up to this second; no timer log; all of the queue; the version is not kept.
+    let numbers = [turn.now_ms / 1000 * 1000, 0, end, end, 0, 0, 0];
+    let body: Vec<u8> = numbers.iter().flat_map(|number: &i64| number.to_be_bytes()).collect();
+    call.ok_body(&body)
 }

@@ -1,9 +1,11 @@
-//! Consumer groups for operators: 200, 201, 207, 225, 352. Java: `AdminBrokerProcessor`.
+//! Consumer groups for operators: 200, 201, 207, 225, 352, 353. Java: `AdminBrokerProcessor`.
 
 use net::{Call, Handled, Refusal, Reply};
 use wire::body::{GroupConfig, Member};
 use wire::codes::response;
-use wire::requests::{DeleteGroup, GetAllGroups, GetAllGroupsAnswer, GroupHeader};
+use wire::header::NoFields;
+use wire::json::{Value, object};
+use wire::requests::{DeleteGroup, GetAllGroups, GetAllGroupsAnswer, GroupForbidden, GroupHeader};
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX, check_group};
 
 use crate::handlers::client::json_body;
@@ -48,10 +50,10 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         broker.pops.remove_group(request.group_name);
         broker.offsets.save();
         for prefix in [RETRY_PREFIX, DLQ_PREFIX] {
-            broker.stats.forget(&format!("{prefix}{}", request.group_name));
+            broker.stats.forget_topic(&format!("{prefix}{}", request.group_name));
         }
     }
-    broker.stats.forget(request.group_name);
+    broker.stats.forget_group(request.group_name);
     Ok(Reply::Ok)
 }
 
@@ -79,4 +81,24 @@ pub fn get_one(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, text)
     })?;
     call.ok_body(group.write().to_text().as_bytes())
+}
+
+/// 353: forbids or allows a group to read a topic, and tells which. Java:
+/// `updateAndGetGroupForbidden`, which like this looks for neither of the two.
+pub fn forbidden(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: GroupForbidden<'_> = call.fields()?;
+    let (group, topic) = (request.group, request.topic);
+    let groups = &turn.broker.groups;
+    if let Some(readable) = request.readable {
+        tracing::info!(peer = ?call.peer, group, topic, readable, "reading allowed or forbidden");
+        groups.set_read_forbidden(group, topic, !readable)?;
+    }
+    let body = object([
+        ("group", Value::from(group)),
+        ("readable", Value::from(!groups.is_read_forbidden(group, topic))),
+        ("topic", Value::from(topic)),
+    ]);
+    let text = body.to_text();
+    let put = |out: &mut Vec<u8>| out.extend_from_slice(text.as_bytes());
+    call.answer(response::SUCCESS, Some(""), &NoFields, put)
 }

@@ -1,4 +1,4 @@
-//! What operators look at: 202, 203, 204, 208, 300, 321, 328, 343, 345.
+//! What operators look at: 202, 203, 204, 300, 321, 328, 343, 345.
 //! Java: `AdminBrokerProcessor`.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,6 @@ use wire::requests::{ConsumerGroup, ProducerGroup, QueryConsumeQueue, TopicGroup
 
 use crate::clients::ClientMember;
 use crate::handlers::offset::store_time;
-use crate::state::Broker;
 use crate::turn::Turn;
 
 fn connections(members: impl Iterator<Item = ClientMember>) -> Value {
@@ -34,58 +33,9 @@ pub fn topic_stats(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         let stats = object([("lastUpdateTimestamp", last), ("maxOffset", max), ("minOffset", min)]);
         (MessageQueue::key(request.topic, name, id as i32), stats)
     });
-    let tps = topic.puts.per_second(turn.now_ms, 60);
+    let tps = topic.puts.tps(turn.now_ms);
     let body = object([("offsetTable", object(table)), ("topicPutTps", Value::from(tps))]);
     call.ok_body(body.to_text().as_bytes())
-}
-
-/// 208: how far a group is behind.
-pub fn consume_stats(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
-    let request: ConsumerGroup<'_> = call.fields()?;
-    let broker = &turn.broker;
-    let group = request.consumer_group;
-    let topics = match request.topic.filter(|topic| !topic.trim().is_empty()) {
-        Some(topic) => vec![topic.to_owned()],
-        None => topics_consumed(broker, group),
-    };
-    let mut table = Vec::new();
-    let mut tps = 0.0;
-    for name in topics {
-        tps += broker.stats.group_get(group, &name).per_second(turn.now_ms, 60);
-        consume_stats_of(broker, group, &name, &mut table);
-    }
-    let body = object([("consumeTps", Value::from(tps)), ("offsetTable", object(table))]);
-    call.ok_body(body.to_text().as_bytes())
-}
-
-/// Topics of a group: those it has offsets of, and those its members are subscribed to.
-fn topics_consumed(broker: &Broker, group: &str) -> Vec<String> {
-    let mut topics: BTreeSet<String> = broker.offsets.topics_of(group).into_iter().collect();
-    if let Some(online) = broker.clients.consumer_group(group) {
-        topics.extend(online.subscriptions.into_keys());
-    }
-    topics.into_iter().collect()
-}
-
-fn consume_stats_of(broker: &Broker, group: &str, name: &str, table: &mut Vec<(Value, Value)>) {
-    let Some(topic) = broker.topics.get(name) else { return };
-    let broker_name = broker.config().broker_name.clone();
-    let committed = broker.offsets.of_topic(group, name);
-    for id in 0..topic.config.read_queue_nums {
-        let Some(queue) = broker.topics.queue(name, id) else { continue };
-        let end = queue.queue.max_offset(&broker.store);
-        // Never committed counts as wholly unread, but not below what still exists.
-        let consumed = committed.get(&id).copied().unwrap_or(0).max(0);
-        let last =
-            if consumed > 0 { store_time(broker, &queue, consumed - 1).unwrap_or(0) } else { 0 };
-        let stats = object([
-            ("brokerOffset", end),
-            ("consumerOffset", consumed),
-            ("lastTimestamp", last),
-            ("pullOffset", consumed),
-        ]);
-        table.push((MessageQueue::key(name, &broker_name, id), stats));
-    }
 }
 
 /// 203: the members of a consumer group and what they subscribe to.
@@ -128,7 +78,7 @@ pub fn all_producers(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
             ("clientId", Value::from(connection.client_id)),
             ("language", Value::from(connection.language)),
             ("lastUpdateTimestamp", Value::from(member.seen_ms)),
-            ("remoteIP", Value::from(member.peer.remote.to_string())),
+            ("remoteIP", Value::from(format!("/{}", member.peer.remote))), // as Java's sockets
             ("version", Value::from(connection.version)),
         ])
     };

@@ -1,14 +1,12 @@
-//! Offsets: 14, 15 (committed), 29 to 32 (stored), 222 (reset by an operator).
-//! Java: `ConsumerManageProcessor`, `AdminBrokerProcessor`.
+//! Offsets: 14, 15 (committed), 29 to 32 (stored). Java: `ConsumerManageProcessor`,
+//! `AdminBrokerProcessor`.
 
 use net::{Call, Handled, Refusal, Reply};
 use store::{At, Edge, Wait};
-use wire::body::MessageQueue;
 use wire::codes::response;
-use wire::json::object;
 use wire::record::{self, Scanned};
 use wire::requests::{
-    OffsetAnswer, QueryConsumerOffset, QueueHeader, ResetOffset, SearchOffset, TimestampAnswer,
+    OffsetAnswer, QueryConsumerOffset, QueueHeader, SearchOffset, TimestampAnswer,
     UpdateConsumerOffset,
 };
 
@@ -139,49 +137,4 @@ pub fn store_time(broker: &Broker, queue: &TopicQueue, offset: i64) -> Option<i6
         },
         _ => None,
     }
-}
-
-/// 222: moves a group to a moment or offset. The next pull of each queue is told. Java: the mode
-/// `useServerSideResetOffset`, its default.
-pub fn reset(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
-    let request: ResetOffset<'_> = call.fields()?;
-    let broker = &turn.broker;
-    let (group, name) = (request.group, request.topic);
-    let topic = broker.topics.get(name).ok_or_else(|| {
-        Refusal::new(response::TOPIC_NOT_EXIST, format!("Topic {name} does not exist"))
-    })?;
-    if broker.groups.get(group).is_none() {
-        let text = format!("Group {group} does not exist");
-        return Err(Refusal::new(response::SUBSCRIPTION_GROUP_NOT_EXIST, text));
-    }
-    let one = request.queue_id.filter(|id| *id >= 0);
-    let ids = one.map_or(0..topic.config.read_queue_nums, |id| id..id + 1);
-    let mut targets = Vec::new();
-    for id in ids {
-        let Some(queue) = broker.topics.queue(name, id) else { continue };
-        let (min, max) = (queue.queue.min_offset(), queue.queue.max_offset(&broker.store));
-        let target = match request.offset.filter(|offset| *offset != -1) {
-            Some(offset) if !(min..=max).contains(&offset) => {
-                let text =
-                    format!("Target offset {offset} not in consume queue range [{min}-{max}]");
-                return Err(Refusal::new(response::SYSTEM_ERROR, text));
-            }
-            Some(offset) => offset,
-            None if request.timestamp < 0 => max,
-            None => broker.store.offset_by_time(&queue.queue, request.timestamp, Edge::Lower),
-        };
-        targets.push((id, target));
-    }
-    if targets.is_empty() {
-        return Err(Refusal::new(response::INVALID_PARAMETER, "No queues to reset."));
-    }
-    for (id, target) in &targets {
-        broker.offsets.reset(group, name, *id, *target, turn.now_ms);
-        broker.pops.offset_was_set(group, name, *id, *target);
-    }
-    let broker_name = broker.config().broker_name.clone();
-    let table =
-        targets.into_iter().map(|(id, target)| (MessageQueue::key(name, &broker_name, id), target));
-    let body = object([("offsetTable", object(table))]);
-    call.ok_body(body.to_text().as_bytes())
 }

@@ -281,12 +281,14 @@ fn count(broker: &Broker, pull: &Pull, fetch: &Fetch) {
         broker.stats.gets_found.add(1);
         // Operators' tools read without consuming: their reads are no traffic (field case B58).
         if !crate::groups::is_system(&pull.group) {
-            broker.stats.gets.add(fetch.messages as u64);
-            broker.stats.add_group_get(
-                &pull.group,
-                pull.queue.queue.topic(),
-                fetch.messages as u64,
-            );
+            let (messages, bytes) = (fetch.messages as u64, fetch.bytes as u64);
+            let topic = pull.queue.queue.topic();
+            broker.stats.gets.add(messages);
+            broker.stats.group(&pull.group, topic).gets.add(messages, bytes);
+            if !pull.queue.of_system {
+                broker.stats.user_gets.add(messages, bytes);
+            }
+            broker.offsets.pulled(&pull.group, topic, pull.queue.queue.id(), fetch.next);
         }
     } else {
         broker.stats.gets_missed.add(1);

@@ -104,7 +104,6 @@ fn send_again(
     };
     let config = broker.config();
     let appended = put::append(turn, broker, &config, &queue, &new, &Known::scan(&text))?;
-    broker.stats.puts.add(1);
     if let Some(state) = broker.pops.existing(group, &target) {
         turn.retry_arrived(&queue, appended.end, &state);
     }

@@ -1,24 +1,29 @@
-//! Questions that a client answers: 307 and 309 of operators, and 326 with a reply. The broker
-//! passes bodies on untouched, since clients of other languages write JSON of their own. Java:
-//! `AdminBrokerProcessor`, `Broker2Client`.
+//! Questions that a client answers: 307, 309 and 223 of operators, and 326 with a reply. But for
+//! 223, whose answers become one, the broker passes bodies on untouched, since clients of other
+//! languages write JSON of their own. Java: `AdminBrokerProcessor`, `Broker2Client`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use net::{Call, Handled, Peer, Refusal, Reply};
 use parking_lot::Mutex;
 use store::{At, Wait};
-use wire::codes::response;
+use wire::codes::{request as code, response};
 use wire::header::{Head, Header, NoFields, Pairs, write_frame};
+use wire::json::{Value, object};
 use wire::message_id::parse_offset_id;
-use wire::requests::ClientOfGroup;
+use wire::requests::{ClientOfGroup, ConsumerStatus};
 
+use crate::handlers::progress::{MIN_TOLD_VERSION, too_old};
+use crate::reply::NOT_SET;
 use crate::state::Broker;
 use crate::turn::{OVERLOAD, Turn};
 
 /// How long a consumer may take.
 const TIMEOUT_MS: i64 = 10_000;
+/// How long each consumer may take to tell its offsets. Java waits this long for one by one.
+const STATUS_TIMEOUT_MS: i64 = 5000;
 /// Versions below this cannot answer. Java: `V3_1_8_SNAPSHOT`.
 const MIN_VERSION: i32 = 62;
 
@@ -38,6 +43,45 @@ pub enum Answers {
         /// For everything else.
         failure: Vec<u8>,
     },
+    /// A part of one answer: what this client says.
+    Part {
+        /// Where the parts come together.
+        all: Arc<Gathering>,
+        /// Its id.
+        client: String,
+    },
+}
+
+/// The offsets that clients tell, for the answer to a 223.
+pub struct Gathering {
+    opaque: i32,
+    parts: Mutex<Parts>,
+}
+
+struct Parts {
+    missing: usize,
+    told: BTreeMap<String, Value>,
+}
+
+impl Gathering {
+    /// Takes a client's part, or that there will be none; the answer when it was the last.
+    fn take(&self, client: String, part: Option<Value>) -> Option<Vec<u8>> {
+        let Parts { missing, told } = &mut *self.parts.lock();
+        *missing -= 1;
+        told.extend(part.map(|part| (client, part)));
+        (*missing == 0).then(|| status_frame(self.opaque, std::mem::take(told)))
+    }
+}
+
+/// The answer to a 223. Java: `GetConsumerStatusBody`.
+fn status_frame(opaque: i32, told: BTreeMap<String, Value>) -> Vec<u8> {
+    let none = BTreeMap::<String, Value>::new();
+    let body = object([("consumerTable", object(told)), ("messageQueueTable", object(none))]);
+    let text = body.to_text();
+    let mut frame = Vec::new();
+    let head = Head::response(response::SUCCESS, opaque, Some(NOT_SET));
+    write_frame(&mut frame, &head, &NoFields, false, |out| out.extend_from_slice(text.as_bytes()));
+    frame
 }
 
 struct Question {
@@ -71,6 +115,10 @@ impl Relays {
             let Some(asker) = asker else { continue };
             asker.send(match answers {
                 Answers::Fixed { failure, .. } => failure,
+                Answers::Part { all, client } => match all.take(client, None) {
+                    Some(frame) => frame,
+                    None => continue,
+                },
                 Answers::Passed { opaque, about } => {
                     let text =
                         format!("consumer {about} Timeout: no answer within {TIMEOUT_MS} ms");
@@ -94,7 +142,11 @@ pub fn ask(
     write: impl FnOnce(i32, &mut Vec<u8>),
 ) -> Result<(), Refusal> {
     let opaque = broker.relays.next_opaque.fetch_add(1, Ordering::Relaxed);
-    let question = Question { asker, deadline_ms: now_ms + TIMEOUT_MS, answers };
+    let patience = match answers {
+        Answers::Part { .. } => STATUS_TIMEOUT_MS,
+        _ => TIMEOUT_MS,
+    };
+    let question = Question { asker, deadline_ms: now_ms + patience, answers };
     {
         let mut waiting = broker.relays.waiting.lock();
         if waiting.len() >= broker.config().max_client_questions as usize {
@@ -115,6 +167,14 @@ pub fn response(broker: &Broker, header: &Header<'_>, body: &[u8], peer: &Arc<Pe
     asker.send(match answers {
         Answers::Fixed { success, .. } if header.code == response::SUCCESS => success,
         Answers::Fixed { failure, .. } => failure,
+        Answers::Part { all, client } => {
+            let body = Value::parse_bytes(body).ok().filter(|_| header.code == response::SUCCESS);
+            let offsets = body.and_then(|body| body.get("messageQueueTable").cloned());
+            match all.take(client, offsets) {
+                Some(frame) => frame,
+                None => return,
+            }
+        }
         Answers::Passed { opaque, .. } => {
             let mut frame = Vec::new();
             let head = Head::response(header.code, opaque, header.remark);
@@ -174,5 +234,44 @@ fn ask_consumer(
         let head = Head::request(call.header.code, opaque, false);
         write_frame(frame, &head, &Pairs(&fields), false, |out| out.extend_from_slice(body));
     })?;
+    Ok(Reply::Later)
+}
+
+/// 223: asks all clients of a group, or one, for the offsets that they have reached, and puts
+/// their answers together. Java: `Broker2Client.getConsumeStatus`.
+pub fn consumer_status(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
+    let request: ConsumerStatus<'_> = call.fields()?;
+    let broker = &turn.broker;
+    let (group, topic) = (request.group, request.topic);
+    let online = broker.clients.consumer_group(group).ok_or_else(|| {
+        let text = format!("No Any Consumer online in the consumer group: [{group}]");
+        Refusal::new(response::SYSTEM_ERROR, text)
+    })?;
+    if let Some(old) = online.members.values().find(|m| m.version < MIN_TOLD_VERSION) {
+        return Err(too_old(old.version));
+    }
+    let only = request.client_addr.filter(|id| !id.trim().is_empty());
+    let mut members: Vec<_> = online.members.into_values().collect();
+    members.retain(|member| only.is_none_or(|id| member.client_id == id));
+    let parts = Mutex::new(Parts { missing: members.len(), told: BTreeMap::new() });
+    let all = Arc::new(Gathering { opaque: call.header.opaque, parts });
+    if members.is_empty() {
+        call.peer.send(status_frame(call.header.opaque, BTreeMap::new()));
+    }
+    let fields = ConsumerStatus { topic, group, client_addr: None };
+    for member in members {
+        let client = member.client_id;
+        let answers = Answers::Part { all: Arc::clone(&all), client: client.clone() };
+        let asker = Some(Arc::clone(call.peer));
+        let asked = ask(broker, &member.peer, turn.now_ms, asker, answers, |opaque, frame| {
+            let head = Head::request(code::GET_CONSUMER_STATUS_FROM_CLIENT, opaque, false);
+            write_frame(frame, &head, &fields, false, |_| {});
+        });
+        if asked.is_err()
+            && let Some(frame) = all.take(client, None)
+        {
+            call.peer.send(frame);
+        }
+    }
     Ok(Reply::Later)
 }

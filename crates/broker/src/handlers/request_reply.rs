@@ -57,7 +57,6 @@ pub fn reply(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
                 id.clear();
                 write_offset_id(&mut id, new.store_host, place.physical_offset as u64);
                 queue_offset = place.queue_offset;
-                topic.puts.add(1);
             }
             Err(refused) => tracing::warn!(?refused, "a reply is not stored"),
         }

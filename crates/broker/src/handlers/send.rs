@@ -17,7 +17,7 @@ use wire::text::{DLQ_PREFIX, RETRY_PREFIX, check_topic, crc31};
 
 use crate::config::BrokerConfig;
 use crate::handlers::recall;
-use crate::put::{Put, illegal, put, refusal};
+use crate::put::{Put, count, illegal, put, refusal};
 use crate::reply;
 use crate::state::Broker;
 use crate::topics::{self, Topic, TopicQueue, Topics};
@@ -242,9 +242,6 @@ fn single(
         .map(|ms| recall::handle_of(request.topic, &config.broker_name, ms, unique));
     turn.ids.clear();
     write_offset_id(&mut turn.ids, host, appended.place.physical_offset as u64);
-    topic.puts.add(1);
-    broker.stats.puts.add(1);
-    broker.stats.put_bytes.add(appended.len as u64);
     Ok(Sent {
         end: appended.end,
         queue_id,
@@ -446,9 +443,8 @@ fn batch(
     turn.offsets = offsets;
     let appended = appended.map_err(|e| refusal(config, &e))?;
     turn.arrived(&queue, appended.end);
-    topic.puts.add(records.len() as u64);
-    broker.stats.puts.add(records.len() as u64);
-    broker.stats.put_bytes.add(appended.len as u64);
+    let bytes = appended.end - appended.place.physical_offset;
+    count(broker, &queue, records.len() as u64, bytes as usize);
     let wait = properties::get(request.properties.unwrap_or_default(), properties::WAIT);
     Ok(Sent {
         end: appended.end,

@@ -51,7 +51,14 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let found = broker.store.at(request.offset, Wait::MayBlock, &mut bytes);
     let done = match (found, record::scan(&bytes)) {
         (At::Found, Ok(Scanned::Record(record))) => {
-            put_back(turn, &broker, &request, call.header.version, &group, &retry, &record)
+            let back =
+                put_back(turn, &broker, &request, call.header.version, &group, &retry, &record);
+            if back.is_ok() {
+                let first = properties::get(record.properties(), properties::RETRY_TOPIC);
+                let topic = first.unwrap_or(record.topic());
+                broker.stats.group(request.group, topic).send_backs.add(1, 0);
+            }
+            back
         }
         _ => {
             let text = format!("look message by offset failed, {}", request.offset);

@@ -119,7 +119,7 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         }
         broker.offsets.remove_topic(name);
         broker.pops.remove_topic(name);
-        broker.stats.forget(name);
+        broker.stats.forget_topic(name);
         broker.registrar.topic_deleted(name);
     }
     broker.offsets.save();

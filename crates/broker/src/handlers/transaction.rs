@@ -115,13 +115,7 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, half: &Record<'_>) -> Result<(
         ..copy_of(half, &kept)
     };
     let config = broker.config();
-    let appended = put::put(turn, broker, &config, &queue, new, &Known::scan(&kept))?.appended;
-    if let Some(topic) = broker.topics.get(topic) {
-        topic.puts.add(1);
-    }
-    broker.stats.puts.add(1);
-    broker.stats.put_bytes.add(appended.len as u64);
-    Ok(())
+    put::put(turn, broker, &config, &queue, new, &Known::scan(&kept)).map(drop)
 }
 
 /// 323: writes a parked half message as a new one, with all its questions before it.

@@ -230,8 +230,6 @@ fn copy_record(
     });
     match appended {
         Ok(end) => {
-            broker.stats.puts.add(1);
-            target.puts.add(1);
             turn.retry_arrived(&queue, end, topic);
             Step::Done(end)
         }

@@ -279,7 +279,7 @@ impl Run<'_> {
             pop_ms: self.now_ms,
             due_ms: self.now_ms.saturating_add(pop.invisible_ms.max(0)),
         };
-        self.count(state, offsets.len());
+        self.count(state, offsets.len(), self.out.len() - start);
         if flag != '0' {
             self.rename(start, from, flag);
         }
@@ -333,11 +333,13 @@ impl Run<'_> {
         }
     }
 
-    fn count(&self, state: &PopTopic, messages: usize) {
+    fn count(&self, state: &PopTopic, messages: usize, bytes: usize) {
         let stats = &self.broker.stats;
+        let (messages, bytes) = (messages as u64, bytes as u64);
         stats.gets_found.add(1);
-        stats.gets.add(messages as u64);
-        stats.add_group_get(&state.group, &state.topic, messages as u64);
+        stats.gets.add(messages);
+        stats.user_gets.add(messages, bytes);
+        stats.group(&state.group, &state.topic).gets.add(messages, bytes);
     }
 }
 
