@@ -42,6 +42,7 @@ public final class Main {
         TransactionScenarios.list(together);
         RequestScenarios.list(together);
         TimedScenarios.list(alone);
+        BatchScenarios.list(together, alone);
         ErrorScenarios.list(together, alone);
         OutageScenarios.list(alone);
 
