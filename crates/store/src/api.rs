@@ -41,6 +41,8 @@ pub struct StoreConfig {
     pub commit_log_file_size: u64,
     /// Bytes of one consume queue file, rounded up to entries; an existing queue's own size wins.
     pub consume_queue_file_size: u64,
+    /// The same for a batch queue. Java: `mapperFileSizeBatchConsumeQueue`.
+    pub batch_queue_file_size: u64,
     /// Topics whose queues are batch queues. Java: topic attribute `queue.type=BatchCQ`.
     pub batch_topics: HashSet<String>,
     /// Java: `flushDiskType`.
@@ -82,6 +84,7 @@ impl StoreConfig {
             root,
             commit_log_file_size: 1 << 30,
             consume_queue_file_size: 6_000_000,
+            batch_queue_file_size: 13_800_000,
             batch_topics: HashSet::new(),
             flush: FlushMode::Async,
             flush_interval_ms: 500,

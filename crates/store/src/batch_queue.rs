@@ -14,9 +14,6 @@ use crate::api::Entry;
 
 /// Bytes of an entry.
 pub(crate) const UNIT: usize = 46;
-/// Bytes of a file when there is none to take the size from.
-/// Java: `mapperFileSizeBatchConsumeQueue`.
-pub(crate) const FILE_SIZE: i64 = 300_000 * UNIT as i64;
 
 /// One record of a batch queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

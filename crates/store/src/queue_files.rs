@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::api::{Entry, OpenError};
+use crate::api::{Entry, OpenError, StoreConfig};
 use crate::batch_queue::{self, BatchEntry, Batches};
 use crate::files::{self, Listed};
 use crate::queue::{Queue, State};
@@ -27,21 +27,18 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layouts of ordinary and of batch queues under `root`, with the sizes that existing
-    /// files have.
-    pub(crate) fn both(root: &Path, configured: u64) -> Result<[Layout; 2], OpenError> {
-        let configured = configured.div_ceil(UNIT as u64) * UNIT as u64;
+    /// The layouts of ordinary and of batch queues, with the sizes that existing files have.
+    pub(crate) fn both(config: &StoreConfig) -> Result<[Layout; 2], OpenError> {
+        let (ordinary, batch) = (config.consume_queue_file_size, config.batch_queue_file_size);
+        let batch_unit = batch_queue::UNIT as i64;
         Ok([
-            Layout::of(root.join("consumequeue"), configured as i64, UNIT)?,
-            Layout::of(
-                root.join("batchconsumequeue"),
-                batch_queue::FILE_SIZE,
-                batch_queue::UNIT as i64,
-            )?,
+            Layout::of(config.root.join("consumequeue"), ordinary, UNIT)?,
+            Layout::of(config.root.join("batchconsumequeue"), batch, batch_unit)?,
         ])
     }
 
-    fn of(dir: PathBuf, configured: i64, unit: i64) -> Result<Layout, OpenError> {
+    fn of(dir: PathBuf, configured: u64, unit: i64) -> Result<Layout, OpenError> {
+        let configured = configured.div_ceil(unit as u64) as i64 * unit;
         for (_, topic) in sub_dirs(&dir).map_err(OpenError::io(&dir))? {
             for (_, queue) in sub_dirs(&topic).map_err(OpenError::io(&topic))? {
                 let files = files::list(&queue)?.unwrap_or_default();

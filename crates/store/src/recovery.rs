@@ -90,7 +90,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         let reason = "a RocksDB consume queue; export it with Java first".into();
         return Err(OpenError::Layout { path: dir, reason });
     }
-    let layouts = Layout::both(root, config.consume_queue_file_size)?;
+    let layouts = Layout::both(config)?;
     let mut recovery = Recovery {
         config,
         now_ms: clock.now_ms(),
