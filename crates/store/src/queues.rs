@@ -1,10 +1,11 @@
 //! All consume queues: the table of them, their files, and the list of those to look after.
 //!
-//! Owns `consumequeue/` and `batchconsumequeue/` on disk. Locks: `table` for look-ups, one queue's state for moments,
-//! `listed` inside of that, `handles` for moments, and `flushing` for as long as queues are
-//! written, by one thread at a time. Never scans all queues to find work, never writes an entry
-//! whose record is above the end it is given, and keeps at most 64 files open. Looking up batches
-//! is in `batch_reading.rs`, what follows the log's start and recovery in `queue_upkeep.rs`.
+//! Owns `consumequeue/` and `batchconsumequeue/` on disk. Locks: `table` for look-ups, one queue's
+//! state for moments, `listed` inside of that, `handles` for moments, and `flushing` for as long as
+//! queues are written, by one thread at a time. Never scans all queues to find work, never writes
+//! an entry whose record is above the end it is given, and keeps at most 64 files open. Looking up
+//! batches is in `batch_reading.rs`, what follows the log's start and recovery in
+//! `queue_upkeep.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
