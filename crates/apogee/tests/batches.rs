@@ -181,7 +181,11 @@ fn batches_outlive_a_kill_and_the_loss_of_their_queues() -> Result<()> {
             sent += 1;
             send(&mut client, "T", 0, "", b"ordinary")?;
         }
-        if round == 1 { server.stop()? } else { server.kill()? }
+        if round == 1 {
+            server.stop()?
+        } else {
+            server.kill()?
+        }
         if round == 2 {
             // Also with a mark that says how far the queues are on disk.
             for entry in walk(dir.path(), "batchconsumequeue")? {

@@ -131,8 +131,8 @@ impl Store {
             }
             for batch in &block[..found] {
                 let (len, count) = (batch.entry.size as usize, batch.count as usize);
-                let full = messages + count > max_messages
-                    || out.len() - before + len > limit.max_bytes;
+                let full =
+                    messages + count > max_messages || out.len() - before + len > limit.max_bytes;
                 if batch.base >= max {
                     // Only a hole is in front of what may not be read yet.
                     at = max;
