@@ -140,6 +140,10 @@ final class BatchScenarios {
         Check.equal("from inside", 11, inside.getMsgFoundList().size());
         Check.equal("next", 12L, inside.getNextBeginOffset());
         checkOwn(inside.getMsgFoundList().get(0), 1);
+        // By tag the broker finds no batch made by hand: as a whole it has no tag.
+        List<MessageExt> tagged = reader.pull(q, "t1", 0, 32).getMsgFoundList();
+        Check.equal("by tag", 1, tagged.size());
+        checkOwn(tagged.get(0), 11);
         Check.equal("other queue", 0L, reader.maxOffset(Case.queues(p, topic).get(0)));
     }
 
