@@ -547,6 +547,45 @@ fn t_8_11_priorities_choose_the_queue_and_pop_takes_the_highest_first() -> Resul
 }
 
 #[test]
+fn a_batch_in_one_record_comes_again_message_by_message() -> Result<()> {
+    let (_dir, _server, mut client) = start("", 1)?;
+    let fields = [
+        ("topic", "B"),
+        ("defaultTopic", "TBW102"),
+        ("readQueueNums", "1"),
+        ("writeQueueNums", "1"),
+        ("perm", "6"),
+        ("topicFilterType", "SINGLE_TAG"),
+        ("order", "false"),
+        ("attributes", "+queue.type=BatchCQ"),
+    ];
+    ensure!(call(&mut client, code::UPDATE_AND_CREATE_TOPIC, &fields, b"")?.code == 0);
+    let mut batch = Vec::new();
+    for n in 0..3 {
+        record::encode_batch_entry(n, n.to_string().as_bytes(), "TAGS\u{1}x\u{2}", &mut batch);
+    }
+    let batched = wire::requests::SendMessage {
+        batch: true,
+        ..testkit::send_to("B", 0, "UNIQ_KEY\u{1}K\u{2}")
+    };
+    let sent = client.call(code::SEND_BATCH_MESSAGE, &batched, &batch)?;
+    ensure!(sent.code == 0, "{:?}", sent.remark);
+    let of_b = |ms| PopMessage { topic: "B", ..request(ms) };
+    let answer = client.call(code::POP_MESSAGE, &of_b(50), b"")?;
+    ensure!(record::records(&answer.body).count() == 1);
+    sleep_ms(200);
+    let answer = client.call(code::POP_MESSAGE, &of_b(60_000), b"")?;
+    let mut bodies = Vec::new();
+    for record in record::records(&answer.body) {
+        let record = record?;
+        ensure!(record.reconsume_times() == 1 && record.sys_flag() & record::INNER_BATCH == 0);
+        bodies.push((record.flag(), record.body().to_vec()));
+    }
+    ensure!(bodies == [(0, b"0".to_vec()), (1, b"1".to_vec()), (2, b"2".to_vec())]);
+    Ok(())
+}
+
+#[test]
 fn dead_letters_go_on_their_way_again() -> Result<()> {
     let (_dir, _server, mut client) = start("", 1)?;
     let group = br#"{"groupName":"g","retryMaxTimes":0,"retryQueueNums":1}"#;

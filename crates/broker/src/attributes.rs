@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use wire::body::TopicConfig;
+
 type Attributes = BTreeMap<String, String>;
 
 /// Name, whether it can change, and whether a value is legal.
@@ -18,6 +20,11 @@ const KNOWN: [Known; 5] = [
 
 const MESSAGE_TYPES: [&str; 8] =
     ["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED", "PRIORITY", "LITE"];
+
+/// Whether a topic's queues hold batches as one. Java: `QueueTypeUtils.isBatchCq`.
+pub fn is_batch(topic: &TopicConfig) -> bool {
+    topic.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
+}
 
 /// Reads the text of a request; keys keep their sign.
 pub fn parse(text: &str) -> Result<Attributes, String> {

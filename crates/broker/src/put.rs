@@ -108,7 +108,7 @@ pub fn illegal(config: &BrokerConfig) -> Refusal {
 /// The answer to a refused append.
 pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
     match refused {
-        AppendRefused::TooLarge { .. } => illegal(config),
+        AppendRefused::TooLarge { .. } | AppendRefused::InnerBatch => illegal(config),
         AppendRefused::DiskFull | AppendRefused::Closed => Refusal::new(
             response::SERVICE_NOT_AVAILABLE,
             format!(
@@ -117,7 +117,7 @@ pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
                  store has been shut down, etc."
             ),
         ),
-        AppendRefused::Poisoned | AppendRefused::QueueDeleted | AppendRefused::BatchQueue => {
+        AppendRefused::Poisoned | AppendRefused::QueueDeleted => {
             Refusal::new(response::SYSTEM_ERROR, refused.to_string())
         }
     }

@@ -10,10 +10,11 @@ use arc_swap::ArcSwap;
 use base::clock::Clock;
 use parking_lot::Mutex;
 use store::Store;
-use wire::body::TopicConfig;
+use wire::body::{TopicConfig, TopicConfigWrapper};
 use wire::codes::perm;
 
 use crate::assignment::Assignments;
+use crate::attributes;
 use crate::clients::Clients;
 use crate::config::BrokerConfig;
 use crate::groups::Groups;
@@ -26,7 +27,7 @@ use crate::register::Registrar;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::timers::Timers;
-use crate::topics::{NotSaved, Topic, Topics};
+use crate::topics::{self, NotSaved, Topic, Topics};
 use crate::transactions::Transactions;
 
 /// Why a broker does not start.
@@ -103,10 +104,12 @@ impl Broker {
         registrar: Registrar,
         port: u16,
     ) -> Result<Arc<Broker>, StartError> {
-        let store = Store::open(store_config(&config), clock.clone())?;
         let folder = PathBuf::from(&config.store_path_root_dir).join("config");
-        let topics =
-            Topics::load(folder.join("topics.json"), Arc::clone(&store), clock.clone(), &config)?;
+        let path = folder.join("topics.json");
+        // Before the store: its recovery has to know which queues are batch queues.
+        let saved = topics::read(&path)?;
+        let store = Store::open(store_config(&config, &saved), clock.clone())?;
+        let topics = Topics::open(path, saved, Arc::clone(&store), clock.clone(), &config);
         let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
         let levels = config.delay_levels_ms().to_vec();
@@ -280,13 +283,15 @@ fn outward_ip() -> IpAddr {
     probe().unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
-fn store_config(config: &BrokerConfig) -> store::StoreConfig {
+fn store_config(config: &BrokerConfig, saved: &TopicConfigWrapper) -> store::StoreConfig {
     let mut wanted = store::StoreConfig::new(PathBuf::from(&config.store_path_root_dir));
     if !config.store_path_commit_log.is_empty() {
         wanted.commit_log_dir = PathBuf::from(&config.store_path_commit_log);
     }
     wanted.commit_log_file_size = config.mapped_file_size_commit_log as u64;
     wanted.consume_queue_file_size = config.mapped_file_size_consume_queue as u64;
+    let batch = saved.topic_config_table.iter().filter(|(_, topic)| attributes::is_batch(topic));
+    wanted.batch_topics = batch.map(|(name, _)| name.clone()).collect();
     wanted.flush =
         if config.is_sync_flush() { store::FlushMode::Sync } else { store::FlushMode::Async };
     wanted.flush_interval_ms = config.flush_interval_commit_log as u64;

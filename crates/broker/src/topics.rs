@@ -17,6 +17,7 @@ use wire::body::{DataVersion, Member, TopicConfig, TopicConfigWrapper};
 use wire::codes::{perm, response};
 use wire::json::{Value, object};
 
+use crate::attributes;
 use crate::config::BrokerConfig;
 use crate::pop::waiting::PopWaiters;
 use crate::stats::Traffic;
@@ -86,16 +87,21 @@ pub struct Topics {
     clock: Clock,
 }
 
+/// Reads `topics.json` or its backup; no topic when there is neither.
+pub fn read(path: &Path) -> Result<TopicConfigWrapper, store::config_file::LoadError> {
+    let loaded = store::config_file::load(path, Value::parse)?;
+    Ok(loaded.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default())
+}
+
 impl Topics {
-    /// Reads `topics.json` (or its backup) and makes sure that the system topics exist.
-    pub fn load(
+    /// The topics of `wrapper`, which came from `path` (see [`read`]), and those of the system.
+    pub fn open(
         path: PathBuf,
+        wrapper: TopicConfigWrapper,
         store: Arc<Store>,
         clock: Clock,
         config: &BrokerConfig,
-    ) -> Result<Topics, store::config_file::LoadError> {
-        let loaded = store::config_file::load(&path, Value::parse)?;
-        let wrapper = loaded.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default();
+    ) -> Topics {
         let topics = Topics {
             table: RwLock::default(),
             change: Mutex::new(wrapper.data_version),
@@ -109,7 +115,7 @@ impl Topics {
             topics.insert(config);
         }
         topics.add_system_topics(config);
-        Ok(topics)
+        topics
     }
 
     /// The topics that every Java broker has. Java: the constructor of `TopicConfigManager`.
@@ -181,7 +187,11 @@ impl Topics {
         let puts = old.map_or_else(Arc::default, |old| Arc::clone(&old.puts));
         let pops = old.map_or_else(Arc::default, |old| Arc::clone(&old.pops));
         for id in queues.len() as i32..wanted {
-            let queue = self.store.queue_or_create(&config.topic_name, id);
+            let queue = if attributes::is_batch(&config) {
+                self.store.batch_queue_or_create(&config.topic_name, id)
+            } else {
+                self.store.queue_or_create(&config.topic_name, id)
+            };
             let (waiters, puts, pops) = (Waiters::default(), Arc::clone(&puts), Arc::clone(&pops));
             queues.push(Arc::new(TopicQueue { queue, waiters, puts, pops, of_system }));
         }

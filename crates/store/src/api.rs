@@ -2,6 +2,7 @@
 //!
 //! Plain data; owns nothing, locks nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use wire::record::Place;
@@ -40,6 +41,10 @@ pub struct StoreConfig {
     pub commit_log_file_size: u64,
     /// Bytes of one consume queue file, rounded up to entries; an existing queue's own size wins.
     pub consume_queue_file_size: u64,
+    /// The same for a batch queue. Java: `mapperFileSizeBatchConsumeQueue`.
+    pub batch_queue_file_size: u64,
+    /// Topics whose queues are batch queues. Java: topic attribute `queue.type=BatchCQ`.
+    pub batch_topics: HashSet<String>,
     /// Java: `flushDiskType`.
     pub flush: FlushMode,
     /// Milliseconds between two syncs of the log with [`FlushMode::Async`].
@@ -79,6 +84,8 @@ impl StoreConfig {
             root,
             commit_log_file_size: 1 << 30,
             consume_queue_file_size: 6_000_000,
+            batch_queue_file_size: 13_800_000,
+            batch_topics: HashSet::new(),
             flush: FlushMode::Async,
             flush_interval_ms: 500,
             ring_bytes: 16 << 20,
@@ -125,9 +132,10 @@ pub enum AppendRefused {
     /// The queue was removed with its topic; look it up again.
     #[error("the queue was deleted")]
     QueueDeleted,
-    /// Batch consume queues are read only here.
-    #[error("batch consume queues are read only")]
-    BatchQueue,
+    /// A record that holds several messages belongs into a batch queue, by
+    /// [`crate::Store::append_inner_batch`].
+    #[error("an inner batch belongs into a batch queue")]
+    InnerBatch,
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -209,7 +217,7 @@ pub enum Wait {
     MayBlock,
 }
 
-/// How much one fetch returns at most; at least one message always fits.
+/// How much one fetch returns at most; at least one record always fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadLimit {
     /// Messages.
@@ -248,7 +256,7 @@ pub struct Fetch {
     pub min: i64,
     /// Behind the largest readable offset of the queue.
     pub max: i64,
-    /// Records appended to the caller's buffer.
+    /// Messages appended to the caller's buffer; a record of a batch queue may hold several.
     pub messages: usize,
     /// Bytes appended to it.
     pub bytes: usize,

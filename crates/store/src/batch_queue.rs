@@ -1,32 +1,28 @@
-//! Batch consume queues: one entry per record that holds several messages (storage.md 3.9).
+//! Batch consume queues: one entry per record, and a record may hold several messages.
 //!
-//! Reads what Java wrote into `batchconsumequeue/` and completes it after a crash; this store
-//! appends no such record itself. Owns nothing and locks nothing: the entries live in the queue.
+//! What an entry is, and the newest entries of one queue. Owns nothing on disk and locks nothing:
+//! the tail lies in the queue's state, `queues.rs` writes the files in `batchconsumequeue/`.
+//! Entries have numbers of their own (slots), because their queue offsets are apart by the size
+//! of a batch; a slot times 46 is its place in the files. Java: `BatchConsumeQueue`.
 
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::collections::VecDeque;
 
 use wire::properties::{self, INNER_BASE, INNER_NUM};
-use wire::record::Record;
+use wire::record::{INNER_BATCH, Record};
 
-use crate::api::{Entry, OpenError};
-use crate::config_file::sync_dir;
-use crate::files;
-use crate::queue::State;
+use crate::api::Entry;
 
-const UNIT: usize = 46;
-/// Bytes of a file when there is none to take the size from.
-const FILE_SIZE: u64 = 13_800_000;
+/// Bytes of an entry.
+pub(crate) const UNIT: usize = 46;
 
-/// One batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One record of a batch queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct BatchEntry {
     pub(crate) entry: Entry,
     pub(crate) timestamp_ms: i64,
     /// Queue offset of its first message.
     pub(crate) base: i64,
-    /// Number of messages.
+    /// Number of messages, at least 1.
     pub(crate) count: i16,
 }
 
@@ -36,24 +32,24 @@ impl BatchEntry {
         self.base + i64::from(self.count)
     }
 
-    /// The entry of an inner batch record. `None`: its properties do not say what it holds.
-    pub(crate) fn of(record: &Record<'_>, tags_code: i64) -> Option<BatchEntry> {
+    /// The entry of a record. `None`: an inner batch that does not say what it holds.
+    pub(crate) fn of(record: &Record<'_>, entry: Entry) -> Option<BatchEntry> {
         let number = |name| properties::get(record.properties(), name)?.parse::<i64>().ok();
-        let entry = Entry {
-            physical_offset: record.physical_offset(),
-            size: record.total_len() as i32,
-            tags_code,
+        let (base, count) = if record.sys_flag() & INNER_BATCH == 0 {
+            (record.queue_offset(), 1)
+        } else {
+            (number(INNER_BASE)?, i16::try_from(number(INNER_NUM)?).ok()?)
         };
-        let count = number(INNER_NUM).and_then(|count| i16::try_from(count).ok())?;
-        Some(BatchEntry {
-            entry,
-            timestamp_ms: record.store_timestamp(),
-            base: number(INNER_BASE)?,
-            count,
-        })
+        let batch = BatchEntry { entry, timestamp_ms: record.store_timestamp(), base, count };
+        batch.is_possible().then_some(batch)
     }
 
-    fn decode(raw: &[u8; UNIT]) -> Option<BatchEntry> {
+    fn is_possible(&self) -> bool {
+        self.base >= 0 && self.count > 0
+    }
+
+    /// Reads Java's 46 bytes. `None`: no entry stands here.
+    pub(crate) fn decode(raw: &[u8; UNIT]) -> Option<BatchEntry> {
         let long = |at: usize| {
             let mut long = [0; 8];
             long.copy_from_slice(&raw[at..at + 8]);
@@ -61,96 +57,158 @@ impl BatchEntry {
         };
         let mut unit = [0; 20];
         unit.copy_from_slice(&raw[..20]);
-        Some(BatchEntry {
+        let batch = BatchEntry {
             entry: Entry::decode(&unit)?,
             timestamp_ms: long(20),
             base: long(28),
             count: i16::from_be_bytes([raw[36], raw[37]]),
-        })
+        };
+        batch.is_possible().then_some(batch)
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends Java's 46 bytes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.entry.encode(out);
         out.extend_from_slice(&self.timestamp_ms.to_be_bytes());
         out.extend_from_slice(&self.base.to_be_bytes());
         out.extend_from_slice(&self.count.to_be_bytes());
+        // The offset in a compacted log, which such a queue never has; then four reserved bytes.
         out.extend_from_slice(&(-1_i32).to_be_bytes());
         out.extend_from_slice(&[0; 4]);
     }
 }
 
-/// The state of a batch queue; `flushed` counts the batches on disk.
-pub(crate) fn state_of(batches: Vec<BatchEntry>) -> State {
-    State {
-        min: batches.first().map_or(0, |batch| batch.base),
-        next: batches.last().map_or(0, BatchEntry::end),
-        flushed: batches.len() as i64,
-        batches: Some(batches),
-        ..State::default()
-    }
+/// The newest entries of a batch queue: slots `[next - tail.len(), next)`. Everything below is in
+/// files, what is at or above `flushed` is only here.
+#[derive(Debug, Default)]
+pub(crate) struct Batches {
+    tail: VecDeque<BatchEntry>,
+    /// Slot of the next entry.
+    pub(crate) next: i64,
+    /// Entries below are in files.
+    pub(crate) flushed: i64,
 }
 
-/// Reads the batches of one queue directory.
-pub(crate) fn load(dir: &Path) -> Result<Vec<BatchEntry>, OpenError> {
-    let files = files::list(dir)?.unwrap_or_default();
-    files::common_size(&files)?;
-    let mut batches = Vec::new();
-    for file in files {
-        let raw = std::fs::read(&file.path).map_err(OpenError::io(&file.path))?;
-        for unit in raw.as_chunks::<UNIT>().0 {
-            match BatchEntry::decode(unit) {
-                Some(batch) => batches.push(batch),
-                None => return Ok(batches),
+impl Batches {
+    /// A queue whose entries below `next` are in files.
+    pub(crate) fn in_files(next: i64) -> Batches {
+        Batches { tail: VecDeque::new(), next, flushed: next }
+    }
+
+    /// Slot of the first entry in memory.
+    pub(crate) fn tail_base(&self) -> i64 {
+        self.next - self.tail.len() as i64
+    }
+
+    pub(crate) fn push(&mut self, batch: BatchEntry) {
+        self.tail.push_back(batch);
+        self.next += 1;
+    }
+
+    /// How many entries in memory are in front of the first whose record ends above `readable`.
+    fn readable(&self, readable: i64) -> usize {
+        match self.tail.back() {
+            Some(last) if last.entry.end() > readable => {
+                self.tail.partition_point(|batch| batch.entry.end() <= readable)
             }
+            _ => self.tail.len(),
         }
     }
-    Ok(batches)
-}
 
-/// Adds the batches from number `saved` on to the files of a queue, durably.
-pub(crate) fn save(dir: &Path, batches: &[BatchEntry], saved: usize) -> Result<(), OpenError> {
-    std::fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
-    let listed = files::list(dir)?.unwrap_or_default();
-    let size = files::common_size(&listed)?.unwrap_or(FILE_SIZE);
-    let first = listed.first().map_or(0, |file| file.start as u64);
-    let per_file = size as usize / UNIT;
-    let mut at = saved;
-    let write = |at: usize, until: usize| -> io::Result<()> {
-        let start = first + (at / per_file) as u64 * size;
-        let file = files::create_sized(&dir.join(files::name_of(start as i64)), size)?;
-        let mut raw = Vec::new();
-        batches[at..until].iter().for_each(|batch| batch.encode(&mut raw));
-        let position = (at % per_file * UNIT) as u64;
-        file.write_all_at(&raw, position)?;
-        files::zero(&file, position + raw.len() as u64, size)?;
-        sync_dir(dir)
-    };
-    while at < batches.len() {
-        let until = batches.len().min((at / per_file + 1) * per_file);
-        write(at, until).map_err(OpenError::io(dir))?;
-        at = until;
+    /// Behind the last slot whose record ends at or below `readable`.
+    pub(crate) fn readable_slot(&self, readable: i64) -> i64 {
+        self.tail_base() + self.readable(readable) as i64
     }
-    Ok(())
+
+    /// The same as a queue offset; `next` is the offset behind all entries.
+    pub(crate) fn readable_end(&self, readable: i64, next: i64) -> i64 {
+        self.tail.get(self.readable(readable)).map_or(next, |batch| batch.base)
+    }
+
+    /// Appends the bytes of slots that are in memory.
+    pub(crate) fn encode(&self, from: i64, until: i64, out: &mut Vec<u8>) {
+        let skip = (from - self.tail_base()) as usize;
+        self.tail.range(skip..skip + (until - from) as usize).for_each(|batch| batch.encode(out));
+    }
+
+    /// Notes that slots below `slot` are in files, and returns the queue offset behind them.
+    pub(crate) fn set_flushed(&mut self, slot: i64, next: i64) -> i64 {
+        self.flushed = slot;
+        let at = (slot - self.tail_base()) as usize;
+        self.tail.get(at).map_or(next, |batch| batch.base)
+    }
+
+    /// Copies entries from a slot on, when that one is in memory, and returns how many.
+    pub(crate) fn copy(&self, from: i64, out: &mut [BatchEntry]) -> Option<usize> {
+        let skip = usize::try_from(from - self.tail_base()).ok()?;
+        let found = self.tail.len().saturating_sub(skip).min(out.len());
+        for (slot, batch) in out.iter_mut().zip(self.tail.range(skip.min(self.tail.len())..)) {
+            *slot = *batch;
+        }
+        Some(found)
+    }
+
+    /// The first slot in memory for which `before` is false, when one in front of it is in
+    /// memory too: then no older entry needs to be looked at.
+    pub(crate) fn search(&self, before: impl Fn(&BatchEntry) -> bool) -> Option<i64> {
+        let at = self.tail.partition_point(before);
+        (at > 0).then(|| self.tail_base() + at as i64)
+    }
+
+    /// Forgets the oldest entries that are in files, down to `keep` in memory.
+    pub(crate) fn evict(&mut self, keep: usize) {
+        let flushed = (self.flushed - self.tail_base()).max(0) as usize;
+        let drop = flushed.min(self.tail.len().saturating_sub(keep));
+        self.tail.drain(..drop);
+        if self.tail.is_empty() {
+            self.tail = VecDeque::new();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::TempDir;
+
+    fn batch(n: i64) -> BatchEntry {
+        let entry = Entry { physical_offset: n * 100, size: 100, tags_code: n };
+        BatchEntry { entry, timestamp_ms: n, base: n * 5, count: 5 }
+    }
 
     #[test]
-    fn batches_round_trip_over_files() {
-        let dir = TempDir::new("batch");
-        files::create_sized(&dir.path().join(files::name_of(0)), 3 * UNIT as u64).unwrap();
-        let batch = |n: i64| BatchEntry {
-            entry: Entry { physical_offset: n * 10, size: 10, tags_code: n },
-            timestamp_ms: n,
-            base: n * 5,
-            count: 5,
-        };
-        let all: Vec<_> = (0..8).map(batch).collect();
-        save(dir.path(), &all[..2], 0).unwrap();
-        save(dir.path(), &all, 2).unwrap();
-        assert_eq!(load(dir.path()).unwrap(), all);
+    fn entries_are_javas_forty_six_bytes() {
+        let mut raw = Vec::new();
+        batch(3).encode(&mut raw);
+        let raw: [u8; UNIT] = raw.try_into().unwrap();
+        assert_eq!(BatchEntry::decode(&raw), Some(batch(3)));
+        assert_eq!(raw[36..], [0, 5, 255, 255, 255, 255, 0, 0, 0, 0]);
+        assert_eq!(BatchEntry::decode(&[0; UNIT]), None);
+        let mut empty = raw;
+        empty[37] = 0;
+        assert_eq!(BatchEntry::decode(&empty), None);
+    }
+
+    #[test]
+    fn the_tail_is_kept_by_slots() {
+        let mut batches = Batches::in_files(7);
+        (7..17).for_each(|n| batches.push(batch(n)));
+        assert_eq!((batches.tail_base(), batches.next), (7, 17));
+        for (readable, slot) in [(0, 7), (799, 7), (800, 8), (1650, 16), (5000, 17)] {
+            assert_eq!(batches.readable_slot(readable), slot);
+            assert_eq!(batches.readable_end(readable, 85), slot * 5);
+        }
+        assert_eq!(batches.set_flushed(15, 85), 75);
+        batches.evict(4);
+        assert_eq!(batches.tail_base(), 13);
+        batches.evict(0);
+        assert_eq!(batches.tail_base(), 15);
+        assert_eq!(batches.search(|batch| batch.end() <= 80), Some(16));
+        assert_eq!(batches.search(|batch| batch.end() <= 75), None);
+        let mut out = [BatchEntry::default(); 8];
+        assert_eq!(batches.copy(14, &mut out), None);
+        assert_eq!((batches.copy(16, &mut out), out[0]), (Some(1), batch(16)));
+        assert_eq!(batches.set_flushed(17, 85), 85);
+        batches.evict(0);
+        assert_eq!((batches.tail_base(), batches.readable_end(0, 85)), (17, 85));
     }
 }

@@ -8,7 +8,7 @@ use wire::record::{INNER_BATCH, Record, TRANSACTION_MASK, TRANSACTION_ROLLBACK};
 use wire::text::{hash_onto, java_hash};
 
 use crate::api::{Entry, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, timer_due_ms};
-use crate::batch_queue::{self, BatchEntry};
+use crate::batch_queue::BatchEntry;
 use crate::deleted::DeletedTopics;
 use crate::index::Index;
 use crate::queues::Queues;
@@ -59,34 +59,24 @@ pub(crate) fn to_queue(
     }
     let known = Known::scan(record.properties());
     let tags_code = tags_code(topic, &known, record.store_timestamp(), &config.delay_levels_ms);
-    let queue = if record.sys_flag() & INNER_BATCH == 0 {
-        queues.find_or_create(topic, record.queue_id())
-    } else {
-        queues.find(topic, record.queue_id()).unwrap_or_else(|| {
-            queues.insert(topic, record.queue_id(), batch_queue::state_of(Vec::new()))
-        })
-    };
+    let batch = record.sys_flag() & INNER_BATCH != 0 || config.batch_topics.contains(topic);
+    let queue = queues.find_or_create(topic, record.queue_id(), batch);
     let state = &mut *queue.state.lock();
-    if let Some(batches) = &mut state.batches {
-        if let Some(batch) = BatchEntry::of(record, tags_code)
-            && batch.base >= state.next
-        {
-            state.next = batch.end();
-            if batches.is_empty() {
-                state.min = batch.base;
-            }
-            batches.push(batch);
-        }
-        return;
-    }
     let entry = Entry {
         physical_offset: record.physical_offset(),
         size: record.total_len() as i32,
         tags_code,
     };
-    if state.put_at(record.queue_offset(), entry) {
+    let (new, possible) = if queue.is_batch() {
+        let batch = BatchEntry::of(record, entry);
+        (batch.is_some_and(|batch| state.put_batch(batch)), batch.is_some())
+    } else {
+        let offset = record.queue_offset();
+        (state.put_at(offset, entry), offset <= state.next)
+    };
+    if new {
         queues.list(&queue, state, now_ms);
-    } else if record.queue_offset() > state.next {
+    } else if !possible {
         tracing::error!(topic, at = entry.physical_offset, "impossible queue offset, not shown");
     }
 }

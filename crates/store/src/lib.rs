@@ -21,6 +21,7 @@
 
 mod api;
 mod batch_queue;
+mod batch_reading;
 mod checkpoint;
 mod commit_log;
 pub mod config_file;
@@ -35,6 +36,8 @@ mod journal;
 mod lock_file;
 mod maintenance;
 mod queue;
+mod queue_files;
+mod queue_upkeep;
 mod queues;
 mod reading;
 mod recovery;

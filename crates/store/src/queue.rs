@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::api::{Entry, Wait};
-use crate::batch_queue::BatchEntry;
+use crate::batch_queue::{BatchEntry, Batches};
 use crate::store::Store;
 
 /// Size field of an entry that only fills a place (Java: pre-blank).
@@ -67,11 +67,14 @@ pub struct Queue {
     pub(crate) uid: u64,
     /// Java hash of `topic#`, which every index key begins with.
     pub(crate) key_hash: i32,
+    /// Its entries are those of a batch queue; never changes.
+    is_batch: bool,
     pub(crate) state: Mutex<State>,
 }
 
 /// What changes of a queue. The entries are `[next - tail.len(), next)` here and everything below
-/// in files; those at or above `flushed` are only here.
+/// in files; those at or above `flushed` are only here. Entries are counted in slots: those of an
+/// ordinary queue are its offsets, those of a batch queue are not.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Smallest offset with a message.
@@ -90,20 +93,54 @@ pub(crate) struct State {
     pub(crate) listed: bool,
     /// Removed with its topic.
     pub(crate) deleted: bool,
-    /// Entries of a batch queue, which has none of the others.
-    pub(crate) batches: Option<Vec<BatchEntry>>,
+    /// The newest entries of a batch queue, whose `tail` is empty.
+    pub(crate) batches: Option<Box<Batches>>,
 }
 
 impl State {
-    /// Offset of the first entry in memory.
-    pub(crate) fn tail_base(&self) -> i64 {
-        self.next - self.tail.len() as i64
+    /// A batch queue without entries.
+    pub(crate) fn batch() -> State {
+        State { batches: Some(Box::default()), ..State::default() }
     }
 
-    /// Adds the newest entry.
-    pub(crate) fn push(&mut self, entry: Entry) {
+    /// Slot of the first entry in memory.
+    pub(crate) fn tail_base(&self) -> i64 {
+        match &self.batches {
+            None => self.next - self.tail.len() as i64,
+            Some(batches) => batches.tail_base(),
+        }
+    }
+
+    /// Adds the newest entry of an ordinary queue.
+    fn push(&mut self, entry: Entry) {
         self.tail.push_back(entry);
         self.next += 1;
+    }
+
+    /// Adds the newest entry, which stands for `count` messages: 1 but in a batch queue.
+    pub(crate) fn add(&mut self, entry: Entry, timestamp_ms: i64, count: i16) {
+        match &mut self.batches {
+            None => self.push(entry),
+            Some(batches) => {
+                batches.push(BatchEntry { entry, timestamp_ms, base: self.next, count });
+                self.next += i64::from(count);
+            }
+        }
+    }
+
+    /// Puts a batch where its record says it belongs; for recovery. Returns whether it was new.
+    pub(crate) fn put_batch(&mut self, batch: BatchEntry) -> bool {
+        let Some(batches) = &mut self.batches else { return false };
+        if batch.base < self.next || batch.base > MAX_OFFSET {
+            return false;
+        }
+        if batches.next == 0 {
+            // The queue's former files are gone; its numbering goes on.
+            (self.min, self.flushed) = (batch.base, batch.base);
+        }
+        batches.push(batch);
+        self.next = batch.end();
+        true
     }
 
     /// Puts an entry where its record says it belongs; for recovery. Returns whether it was new.
@@ -126,14 +163,50 @@ impl State {
         true
     }
 
-    /// Behind the last entry whose record ends at or below `readable`.
+    /// The queue offset behind the last entry whose record ends at or below `readable`.
     pub(crate) fn readable_end(&self, readable: i64) -> i64 {
-        match self.tail.back() {
-            Some(last) if last.end() > readable => {
+        match (&self.batches, self.tail.back()) {
+            (Some(batches), _) => batches.readable_end(readable, self.next),
+            (None, Some(last)) if last.end() > readable => {
                 self.tail_base() + self.tail.partition_point(|e| e.end() <= readable) as i64
             }
             _ => self.next,
         }
+    }
+
+    /// Slot of the next entry.
+    pub(crate) fn next_slot(&self) -> i64 {
+        self.batches.as_ref().map_or(self.next, |batches| batches.next)
+    }
+
+    /// Slots below are in files.
+    pub(crate) fn flushed_slot(&self) -> i64 {
+        self.batches.as_ref().map_or(self.flushed, |batches| batches.flushed)
+    }
+
+    /// Behind the last slot whose record ends at or below `readable`.
+    pub(crate) fn readable_slot(&self, readable: i64) -> i64 {
+        match &self.batches {
+            None => self.readable_end(readable),
+            Some(batches) => batches.readable_slot(readable),
+        }
+    }
+
+    /// Appends the bytes of slots that are in memory.
+    pub(crate) fn encode(&self, from: i64, until: i64, out: &mut Vec<u8>) {
+        if let Some(batches) = &self.batches {
+            return batches.encode(from, until, out);
+        }
+        let skip = (from - self.tail_base()) as usize;
+        self.tail.range(skip..skip + (until - from) as usize).for_each(|entry| entry.encode(out));
+    }
+
+    /// Notes that slots below `slot` are in files.
+    pub(crate) fn set_flushed(&mut self, slot: i64) {
+        self.flushed = match &mut self.batches {
+            None => slot,
+            Some(batches) => batches.set_flushed(slot, self.next),
+        };
     }
 
     /// Copies entries from `from` on, when that one is in memory, and returns how many.
@@ -148,6 +221,9 @@ impl State {
 
     /// Forgets the oldest entries that are in files, down to `keep` in memory.
     pub(crate) fn evict(&mut self, keep: usize) {
+        if let Some(batches) = &mut self.batches {
+            return batches.evict(keep);
+        }
         let flushed = (self.flushed - self.tail_base()).max(0) as usize;
         let drop = flushed.min(self.tail.len().saturating_sub(keep));
         self.tail.drain(..drop);
@@ -160,7 +236,13 @@ impl State {
 impl Queue {
     pub(crate) fn new(topic: Arc<str>, id: i32, uid: u64, state: State) -> Queue {
         let key_hash = wire::text::hash_onto(wire::text::java_hash(&topic), "#");
-        Queue { topic, id, uid, key_hash, state: Mutex::new(state) }
+        let is_batch = state.batches.is_some();
+        Queue { topic, id, uid, key_hash, is_batch, state: Mutex::new(state) }
+    }
+
+    /// Whether a record of the queue may hold several messages. Java: `CQType.BatchCQ`.
+    pub fn is_batch(&self) -> bool {
+        self.is_batch
     }
 
     /// Topic of the queue.
@@ -196,10 +278,16 @@ impl Queue {
 
     /// The entry at a queue offset, without its record. On [`crate::SCHEDULE_TOPIC`] the
     /// `tags_code` is the due time. `None` below the minimum, at or above the maximum, or after a
-    /// read error. May read a file.
+    /// read error. In a batch queue it is the entry of the record that holds the offset. May read
+    /// a file.
     pub fn entry(&self, store: &Store, offset: i64) -> Option<Entry> {
         if offset < self.min_offset() || offset >= self.max_offset(store) {
             return None;
+        }
+        if self.is_batch {
+            let mut one = [BatchEntry::default()];
+            let found = store.queues().batches(self, offset, &mut one, Wait::MayBlock);
+            return (found.ok()?? == 1 && one[0].base <= offset).then_some(one[0].entry);
         }
         let mut one = [Entry::default()];
         let found = store.queues().entries(self, offset, &mut one, Wait::MayBlock);
@@ -207,11 +295,12 @@ impl Queue {
     }
 
     /// Copies entries from an offset on, as many as are next to each other in memory or one file;
-    /// at most 128. 0 at a hole, at the end, or after a read error. May read a file.
+    /// at most 128. 0 at a hole, at the end, after a read error, and for a batch queue. May read a
+    /// file.
     pub fn entries(&self, store: &Store, from: i64, out: &mut [Entry]) -> usize {
         let left = usize::try_from(self.max_offset(store) - from).unwrap_or(0);
         let len = out.len().min(left);
-        if from < self.min_offset() || len == 0 {
+        if self.is_batch || from < self.min_offset() || len == 0 {
             return 0;
         }
         let found = store.queues().entries(self, from, &mut out[..len], Wait::MayBlock);

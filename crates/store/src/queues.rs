@@ -1,15 +1,17 @@
 //! All consume queues: the table of them, their files, and the list of those to look after.
 //!
-//! Owns `consumequeue/` on disk. Locks: `table` for look-ups, one queue's state for moments,
-//! `listed` inside of that, `handles` for moments, and `flushing` for as long as queues are
-//! written, by one thread at a time. Never scans all queues to find work, never writes an entry
-//! whose record is above the end it is given, and keeps at most 64 files open.
+//! Owns `consumequeue/` and `batchconsumequeue/` on disk. Locks: `table` for look-ups, one queue's
+//! state for moments, `listed` inside of that, `handles` for moments, and `flushing` for as long as
+//! queues are written, by one thread at a time. Never scans all queues to find work, never writes
+//! an entry whose record is above the end it is given, and keeps at most 64 files open. Looking up
+//! batches is in `batch_reading.rs`, what follows the log's start and recovery in
+//! `queue_upkeep.rs`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,9 +23,8 @@ use crate::config_file::sync_dir;
 use crate::files;
 use crate::handles::{FileKey, Handles};
 use crate::queue::{Queue, State};
+use crate::queue_files::{Layout, UNIT, ignore_absent};
 
-/// Bytes of an entry.
-pub(crate) const UNIT: i64 = 20;
 /// Entries read from a file at once.
 pub(crate) const BLOCK: usize = 128;
 /// A queue is written when it has this many new entries (4 KiB) …
@@ -42,11 +43,12 @@ type Table = HashMap<Arc<str>, Vec<Arc<Queue>>, RandomState>;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    dir: PathBuf,
-    file_size: i64,
+    root: PathBuf,
+    /// Of ordinary queues and of batch queues.
+    layouts: [Layout; 2],
     table: RwLock<Table>,
     listed: Mutex<Listed>,
-    handles: Mutex<Handles>,
+    pub(crate) handles: Mutex<Handles>,
     flushing: Mutex<Flushing>,
     next_uid: AtomicU64,
 }
@@ -71,10 +73,11 @@ struct Flushing {
 }
 
 impl Queues {
-    pub(crate) fn new(dir: PathBuf, file_size: i64) -> Queues {
+    /// No queue at all; the files are under `root`.
+    pub(crate) fn new(root: PathBuf, layouts: [Layout; 2]) -> Queues {
         Queues {
-            dir,
-            file_size,
+            root,
+            layouts,
             table: RwLock::default(),
             listed: Mutex::default(),
             handles: Mutex::default(),
@@ -83,14 +86,44 @@ impl Queues {
         }
     }
 
+    /// Forgets all queues; for recovery, which loads them once more.
+    pub(crate) fn forget_all(&mut self) {
+        self.table.get_mut().clear();
+        *self.listed.get_mut() = Listed::default();
+        *self.handles.get_mut() = Handles::default();
+    }
+
+    pub(crate) fn layouts(&self) -> &[Layout; 2] {
+        &self.layouts
+    }
+
+    /// The layout of a queue's files.
+    pub(crate) fn layout(&self, queue: &Queue) -> &Layout {
+        &self.layouts[usize::from(queue.is_batch())]
+    }
+
     pub(crate) fn find(&self, topic: &str, id: i32) -> Option<Arc<Queue>> {
         let table = self.table.read();
         let queues = table.get(topic)?;
         queues.binary_search_by_key(&id, |queue| queue.id()).ok().map(|at| Arc::clone(&queues[at]))
     }
 
-    pub(crate) fn find_or_create(&self, topic: &str, id: i32) -> Arc<Queue> {
-        self.find(topic, id).unwrap_or_else(|| self.insert(topic, id, State::default()))
+    /// The queue; a new one is a batch queue if so wanted, a present one stays what it is.
+    pub(crate) fn find_or_create(&self, topic: &str, id: i32, batch: bool) -> Arc<Queue> {
+        self.find(topic, id).unwrap_or_else(|| {
+            let state = if batch { State::batch() } else { State::default() };
+            self.insert(topic, id, state)
+        })
+    }
+
+    /// Makes the directory that the batch queues of a topic have, also before their first entry.
+    pub(crate) fn make_batch_dir(&self, topic: &str) -> io::Result<()> {
+        fs::create_dir_all(self.layouts[1].dir.join(topic))
+    }
+
+    /// Whether a topic with batch queues has lost their directory, or never had one.
+    pub(crate) fn lacks_batch_dir(&self, topic: &str) -> bool {
+        !self.layouts[1].dir.join(topic).is_dir()
     }
 
     /// Adds a queue; the present one wins when there is one.
@@ -137,10 +170,10 @@ impl Queues {
     ) -> io::Result<()> {
         let _flushing = self.flushing.lock();
         forget()?;
-        match fs::remove_dir_all(self.dir.join(topic)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for layout in &self.layouts {
+            ignore_absent(fs::remove_dir_all(layout.dir.join(topic)))?;
         }
+        Ok(())
     }
 
     /// Takes a topic out of the table and marks its queues.
@@ -155,7 +188,7 @@ impl Queues {
     /// Notes that `queue` has new entries; called under its lock. Returns whether the background
     /// thread must be woken.
     pub(crate) fn list(&self, queue: &Arc<Queue>, state: &mut State, now_ms: i64) -> bool {
-        let is_full = state.next - state.flushed == FULL;
+        let is_full = state.next_slot() - state.flushed_slot() == FULL;
         if state.listed && !is_full {
             return false;
         }
@@ -219,25 +252,22 @@ impl Queues {
 
     /// Writes the entries of one queue whose records end at or below `readable`.
     fn flush_queue(&self, queue: &Queue, readable: i64, flushing: &mut Flushing) -> io::Result<()> {
-        let per_file = self.file_size / UNIT;
+        let layout = self.layout(queue);
+        let per_file = layout.per_file();
         loop {
             flushing.bytes.clear();
-            let (from, is_first) = {
+            let (from, until, is_first) = {
                 let state = queue.state.lock();
-                let from = state.flushed;
-                let until = state.readable_end(readable).min(from - from % per_file + per_file);
+                let from = state.flushed_slot();
+                let until = state.readable_slot(readable).min(from - from % per_file + per_file);
                 if state.deleted || until <= from {
                     return Ok(());
                 }
-                let skip = (from - state.tail_base()) as usize;
-                for entry in state.tail.range(skip..skip + (until - from) as usize) {
-                    entry.encode(&mut flushing.bytes);
-                }
-                (from, state.first_file.is_none())
+                state.encode(from, until, &mut flushing.bytes);
+                (from, until, state.first_file.is_none())
             };
-            let count = flushing.bytes.len() as i64 / UNIT;
-            let position = from * UNIT;
-            let start = position - position % self.file_size;
+            let position = from * layout.unit;
+            let start = layout.file_of(from);
             let file = self.create_file(queue, start, flushing)?;
             if is_first && position > start {
                 // Java's pre-blank: the first file of a queue that does not begin at 0.
@@ -247,22 +277,18 @@ impl Queues {
             }
             file.write_all_at(&flushing.bytes, (position - start) as u64)?;
             let mut state = queue.state.lock();
-            state.flushed = from + count;
+            state.set_flushed(until);
             state.first_file.get_or_insert(start);
         }
     }
 
-    fn queue_dir(&self, queue: &Queue) -> PathBuf {
-        self.dir.join(queue.topic()).join(queue.id().to_string())
-    }
-
     /// The open file of a queue that begins at byte `start`. `None`: it does not exist.
-    fn file(&self, queue: &Queue, start: i64) -> io::Result<Option<Arc<File>>> {
+    pub(crate) fn file(&self, queue: &Queue, start: i64) -> io::Result<Option<Arc<File>>> {
         let key = (queue.uid, start);
         if let Some(file) = self.handles.lock().get(key) {
             return Ok(Some(file));
         }
-        match files::open(&self.queue_dir(queue).join(files::name_of(start))) {
+        match files::open(&self.layout(queue).path(queue, start)) {
             Ok(file) => Ok(Some(self.handles.lock().put(key, file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -276,14 +302,16 @@ impl Queues {
         flushing: &mut Flushing,
     ) -> io::Result<Arc<File>> {
         let key = (queue.uid, start);
-        let path = || self.queue_dir(queue).join(files::name_of(start));
+        let layout = self.layout(queue);
+        let path = || layout.path(queue, start);
         let file = match self.file(queue, start)? {
             Some(file) => file,
             None => {
-                let dir = self.queue_dir(queue);
+                let dir = layout.queue_dir(queue);
                 fs::create_dir_all(&dir)?;
-                let file = files::create_sized(&path(), self.file_size as u64)?;
-                flushing.new_dirs.extend([self.dir.clone(), self.dir.join(queue.topic()), dir]);
+                let file = files::create_sized(&path(), layout.file_size as u64)?;
+                let topic_dir = layout.dir.join(queue.topic());
+                flushing.new_dirs.extend([layout.dir.clone(), topic_dir, dir]);
                 self.handles.lock().put(key, file)
             }
         };
@@ -301,7 +329,7 @@ impl Queues {
     pub(crate) fn sync(&self) -> io::Result<()> {
         let flushing = &mut *self.flushing.lock();
         if flushing.too_many || flushing.new_dirs.len() > 3 * SYNC_FILES {
-            rustix::fs::syncfs(File::open(&self.dir)?)?;
+            rustix::fs::syncfs(File::open(&self.root)?)?;
         } else {
             for path in flushing.touched.values() {
                 // A deleted topic takes its files with it.
@@ -335,171 +363,36 @@ impl Queues {
             }
             state.tail_base()
         };
-        let per_file = self.file_size / UNIT;
-        let in_file = from % per_file;
-        let wanted = (out.len().min(BLOCK) as i64).min(base - from).min(per_file - in_file);
-        let Some(file) = self.file(queue, (from - in_file) * UNIT)? else { return Ok(Some(0)) };
+        let wanted = (out.len().min(BLOCK) as i64).min(base - from);
         let mut raw = [0; BLOCK * UNIT as usize];
-        let raw = &mut raw[..wanted as usize * UNIT as usize];
-        if !files::read_at(&file, raw, (in_file * UNIT) as u64, wait)? {
-            return Ok(None);
-        }
+        let found = self.slots(queue, from, &mut raw[..(wanted * UNIT) as usize], wait)?;
         for (slot, raw) in out.iter_mut().zip(raw.as_chunks::<{ UNIT as usize }>().0) {
             *slot = Entry::decode(raw).unwrap_or(Entry::BLANK);
         }
-        Ok(Some(wanted as usize))
+        Ok(found)
     }
 
-    /// First offset of the file after the one that holds `offset`.
+    /// Reads whole entries from slot `from` on, as many as `raw` and the file of the slot hold,
+    /// and returns how many; 0 without a file. `None`: not in memory, and waiting was not allowed.
+    pub(crate) fn slots(
+        &self,
+        queue: &Queue,
+        from: i64,
+        raw: &mut [u8],
+        wait: Wait,
+    ) -> io::Result<Option<usize>> {
+        let layout = self.layout(queue);
+        let in_file = from % layout.per_file();
+        let wanted = (raw.len() as i64 / layout.unit).min(layout.per_file() - in_file);
+        let Some(file) = self.file(queue, layout.file_of(from))? else { return Ok(Some(0)) };
+        let raw = &mut raw[..(wanted * layout.unit) as usize];
+        let hot = files::read_at(&file, raw, (in_file * layout.unit) as u64, wait)?;
+        Ok(hot.then_some(wanted as usize))
+    }
+
+    /// First offset of an ordinary queue's file after the one that holds `offset`.
     pub(crate) fn next_file(&self, offset: i64) -> i64 {
-        let per_file = self.file_size / UNIT;
+        let per_file = self.layouts[0].per_file();
         offset - offset % per_file + per_file
     }
-
-    /// Makes everything in the files of a queue behind its entries there read as zeros, durably;
-    /// for recovery, which has found those bytes to be of no record or of one that is in memory.
-    pub(crate) fn clear_stale(&self, queue: &Queue) -> io::Result<()> {
-        let (flushed, first) = {
-            let state = queue.state.lock();
-            (state.flushed, state.first_file)
-        };
-        let Some(first) = first else { return Ok(()) };
-        let position = flushed * UNIT;
-        let mut start = position - position % self.file_size;
-        let mut from = position - start;
-        while let Some(file) = self.file(queue, start)? {
-            if from == 0 && (start > first || start == 0) {
-                // A whole file: Java fails on a last file without entries. Only the first one may
-                // be needed, because its name keeps the numbering.
-                if start == first {
-                    queue.state.lock().first_file = None;
-                }
-                self.handles.lock().forget(|key| *key == (queue.uid, start));
-                fs::remove_file(self.queue_dir(queue).join(files::name_of(start)))?;
-            } else if self.has_data(&file, from)? {
-                files::zero(&file, from as u64, self.file_size as u64)?;
-            }
-            start += self.file_size;
-            from = 0;
-        }
-        Ok(())
-    }
-
-    /// Whether a queue file has anything but zeros at or behind `from`, without reading its holes.
-    fn has_data(&self, file: &File, from: i64) -> io::Result<bool> {
-        let mut at = from as u64;
-        let end = self.file_size as u64;
-        let mut page = [0; 4096];
-        while at < end {
-            at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-                Ok(data) if data < end => data,
-                Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(false),
-                // File systems that cannot tell have no holes.
-                Err(_) => at,
-            };
-            let len = (end - at).min(page.len() as u64) as usize;
-            file.read_exact_at(&mut page[..len], at)?;
-            if page[..len].iter().any(|byte| *byte != 0) {
-                return Ok(true);
-            }
-            at += len as u64;
-        }
-        Ok(false)
-    }
-
-    /// The first entry at or after `from` that has a record; reads files.
-    fn first_real(&self, queue: &Queue, mut from: i64) -> io::Result<Option<(i64, Entry)>> {
-        let mut block = [Entry::default(); BLOCK];
-        loop {
-            let found = self.entries(queue, from, &mut block, Wait::MayBlock)?.unwrap_or(0);
-            if found == 0 {
-                return Ok(None);
-            }
-            if let Some(at) = block[..found].iter().position(|entry| !entry.is_blank()) {
-                return Ok(Some((from + at as i64, block[at])));
-            }
-            from += found as i64;
-        }
-    }
-
-    /// Raises a queue's minimum to the first entry whose record is at or above `log_min`, and
-    /// deletes the leading files that are then below it (never the last one).
-    pub(crate) fn raise_min(&self, queue: &Queue, log_min: i64) -> io::Result<()> {
-        let (mut low, mut high) = {
-            let state = queue.state.lock();
-            (state.min, state.next)
-        };
-        let next = high;
-        let live = |at: i64| {
-            let first = self.first_real(queue, at)?;
-            Ok::<_, io::Error>(first.filter(|(_, entry)| entry.physical_offset >= log_min))
-        };
-        let mut min = live(low)?;
-        if min.is_none() {
-            // Blanks answer for the entry behind them, so the order holds.
-            while low < high {
-                let middle = low + (high - low) / 2;
-                if live(middle)?.is_some() {
-                    high = middle;
-                } else {
-                    low = middle + 1;
-                }
-            }
-            min = live(low)?;
-        }
-        let mut state = queue.state.lock();
-        if state.batches.is_some() {
-            return Ok(());
-        }
-        state.min = state.min.max(min.map_or(next, |(at, _)| at));
-        let last_file = (state.flushed - 1).max(0) * UNIT / self.file_size * self.file_size;
-        let mut gone = Vec::new();
-        while let Some(first) = state.first_file
-            && first < last_file
-            && first + self.file_size <= state.min * UNIT
-        {
-            gone.push(first);
-            state.first_file = Some(first + self.file_size);
-        }
-        drop(state);
-        for start in gone {
-            self.handles.lock().forget(|key| *key == (queue.uid, start));
-            ignore_absent(fs::remove_file(self.queue_dir(queue).join(files::name_of(start))))?;
-        }
-        Ok(())
-    }
-}
-
-fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Reads one entry of a queue file; for loading.
-pub(crate) fn entry_in(file: &File, index: i64) -> io::Result<Option<Entry>> {
-    let mut raw = [0; UNIT as usize];
-    file.read_exact_at(&mut raw, (index * UNIT) as u64)?;
-    Ok(Entry::decode(&raw))
-}
-
-/// Sub-directories of `dir`, none when it is absent.
-pub(crate) fn sub_dirs(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    match fs::read_dir(dir) {
-        Ok(entries) => {
-            for entry in entries {
-                let entry = entry?;
-                if let Ok(name) = entry.file_name().into_string()
-                    && entry.file_type()?.is_dir()
-                {
-                    found.push((name, entry.path()));
-                }
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    Ok(found)
 }

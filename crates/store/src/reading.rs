@@ -27,12 +27,13 @@ const MERGED: i64 = 1 << 20;
 const GUESS: i64 = 2048;
 
 /// A page was not in memory.
-struct Cold;
+pub(crate) struct Cold;
 
 impl Store {
     /// Fetches records of a queue from offset `from` on and appends them whole to `out`: those
     /// that `filter` accepts, until a limit is reached, 800 entries (or `max_messages`, if more)
-    /// were looked at, or the readable end. `filter` may see an entry again when a cold fetch is
+    /// were looked at, or the readable end. From a batch queue come whole batches, the first one
+    /// even if it begins below `from`. `filter` may see an entry again when a cold fetch is
     /// repeated. Read errors are logged and look like removed records.
     pub fn get(
         &self,
@@ -44,9 +45,9 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Fetch {
         let readable = self.log().readable();
-        let (min, max, is_batch) = {
+        let (min, max) = {
             let state = queue.state.lock();
-            (state.min, state.readable_end(readable), state.batches.is_some())
+            (state.min, state.readable_end(readable))
         };
         let mut fetch = Fetch {
             status: FetchStatus::NoMatch,
@@ -68,8 +69,8 @@ impl Store {
             return fetch;
         }
         let before = out.len();
-        let scanned = if is_batch {
-            self.scan_batches(queue, from, limit, wait, filter, out)
+        let scanned = if queue.is_batch() {
+            self.scan_batches(queue, (from, max), limit, wait, filter, out)
         } else {
             self.scan(queue, (from, max), limit, wait, filter, out)
         };
@@ -154,7 +155,7 @@ impl Store {
     }
 
     /// Appends the records at ascending positions to `out` and returns how many there were.
-    fn read_picks(
+    pub(crate) fn read_picks(
         &self,
         picks: &[(i64, usize)],
         wait: Wait,
@@ -191,38 +192,6 @@ impl Store {
             }
             at = until;
         }
-    }
-
-    fn scan_batches(
-        &self,
-        queue: &Queue,
-        from: i64,
-        limit: ReadLimit,
-        wait: Wait,
-        filter: &mut dyn FnMut(&Entry) -> bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(i64, usize, bool), Cold> {
-        let batches: Vec<_> = {
-            let state = queue.state.lock();
-            let all = state.batches.as_deref().unwrap_or_default();
-            let first = all.partition_point(|batch| batch.end() <= from);
-            all[first..].iter().take(limit.max_messages.max(1)).copied().collect()
-        };
-        let before = out.len();
-        let (mut next, mut messages, mut removed) = (from, 0, false);
-        for batch in batches {
-            let len = batch.entry.size as usize;
-            if filter(&batch.entry) {
-                if messages > 0 && out.len() - before + len > limit.max_bytes {
-                    break;
-                }
-                let good = self.read_picks(&[(batch.entry.physical_offset, len)], wait, out)?;
-                removed |= good == 0;
-                messages += good;
-            }
-            next = batch.end();
-        }
-        Ok((next, messages, removed))
     }
 
     /// Appends the record that starts at `physical_offset` to `out`.
@@ -263,22 +232,10 @@ impl Store {
     /// Later than the last message: the maximum for `Lower`, the last message for `Upper`. Reads
     /// records, so it may block.
     pub fn offset_by_time(&self, queue: &Queue, timestamp_ms: i64, edge: Edge) -> i64 {
-        let readable = self.log().readable();
-        let (min, max) = {
-            let state = queue.state.lock();
-            if let Some(batches) = &state.batches {
-                let at = match edge {
-                    Edge::Lower => batches.partition_point(|b| b.timestamp_ms < timestamp_ms),
-                    Edge::Upper => batches.partition_point(|b| b.timestamp_ms <= timestamp_ms),
-                };
-                return match edge {
-                    Edge::Lower => batches.get(at).map_or(state.next, |batch| batch.base),
-                    Edge::Upper if at == 0 => state.min,
-                    Edge::Upper => batches[at - 1].end() - 1,
-                };
-            }
-            (state.min, state.readable_end(readable))
-        };
+        if queue.is_batch() {
+            return self.batch_by_time(queue, timestamp_ms, edge);
+        }
+        let (min, max) = (queue.min_offset(), queue.max_offset(self));
         let before = |offset: i64| {
             let time = self.time_of(queue, offset);
             if edge == Edge::Lower { time < timestamp_ms } else { time <= timestamp_ms }

@@ -17,17 +17,18 @@ use base::clock::{Clock, Stopwatch};
 use wire::record::{TRANSACTION_COMMIT, TRANSACTION_MASK};
 
 use crate::api::{Entry, FlushMode, OpenError, StoreConfig, Wait};
-use crate::batch_queue;
+use crate::batch_queue::BatchEntry;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::dispatch;
-use crate::files::{self, Listed};
+use crate::files;
 use crate::index::Index;
 use crate::index_file::Shape;
 use crate::lock_file;
-use crate::queue::State;
-use crate::queues::{self, Queues, UNIT};
+use crate::queue::Queue;
+use crate::queue_files::{Layout, Loaded, sub_dirs};
+use crate::queues::Queues;
 use crate::scan::{Scanner, Step};
 
 /// Queues and index are written after this many scanned bytes, so that memory stays bounded.
@@ -53,7 +54,6 @@ struct Recovery<'a> {
     now_ms: i64,
     log: CommitLog,
     queues: Queues,
-    queue_file_size: i64,
     index: Option<Index>,
     deleted: DeletedTopics,
     checkpoint: Checkpoint,
@@ -90,13 +90,12 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         let reason = "a RocksDB consume queue; export it with Java first".into();
         return Err(OpenError::Layout { path: dir, reason });
     }
-    let queue_file_size = queue_file_size(&dir, config.consume_queue_file_size)?;
+    let layouts = Layout::both(config)?;
     let mut recovery = Recovery {
         config,
         now_ms: clock.now_ms(),
         log,
-        queues: Queues::new(dir, queue_file_size),
-        queue_file_size,
+        queues: Queues::new(root.clone(), layouts),
         index,
         deleted: DeletedTopics::load(root)?,
         checkpoint,
@@ -122,31 +121,17 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
     Ok(Recovered { log, queues, index, deleted, checkpoint, delivered: delivered.into() })
 }
 
-/// The size of existing queue files, or the configured one in whole entries.
-fn queue_file_size(dir: &Path, configured: u64) -> Result<i64, OpenError> {
-    let configured = configured.div_ceil(UNIT as u64) * UNIT as u64;
-    for (_, topic) in queues::sub_dirs(dir).map_err(OpenError::io(dir))? {
-        for (_, queue) in queues::sub_dirs(&topic).map_err(OpenError::io(&topic))? {
-            let files = files::list(&queue)?.unwrap_or_default();
-            if let Some(size) = files::common_size(&files)? {
-                if size % UNIT as u64 != 0 {
-                    let reason = format!("{size} bytes are not whole entries");
-                    return Err(OpenError::Layout { path: queue, reason });
-                }
-                if size != configured {
-                    tracing::warn!(size, configured, "queue files keep the size they have");
-                }
-                return Ok(size as i64);
-            }
-        }
-    }
-    Ok(configured as i64)
-}
-
 impl Recovery<'_> {
     /// Loads the queues with all entries that are certainly right, and returns the offset from
     /// which on entries must be made from the log.
     fn load_queues_up_to_certain(&mut self) -> Result<i64, OpenError> {
+        let cut = self.load_ordinary_and_batch()?;
+        // Batch queues that somebody removed are rebuilt too; the ordinary ones do not show it.
+        let lost = self.config.batch_topics.iter().any(|topic| self.queues.lacks_batch_dir(topic));
+        Ok(if lost { self.log.min() } else { cut })
+    }
+
+    fn load_ordinary_and_batch(&mut self) -> Result<i64, OpenError> {
         let log_min = self.log.min();
         if !self.crashed {
             self.load_queues(i64::MAX)?;
@@ -186,25 +171,36 @@ impl Recovery<'_> {
         let mut head = Vec::new();
         for queue in self.queues.all() {
             let next = queue.next_offset();
-            if next == 0 || queue.state.lock().batches.is_some() {
+            if next == 0 {
                 continue;
             }
-            let mut last = [Entry::BLANK];
-            self.queues.entries(&queue, next - 1, &mut last, Wait::MayBlock)?;
-            if last[0].is_blank() || last[0].physical_offset < self.log.min() {
+            let Some((offset, last)) = self.last_entry(&queue, next - 1)? else { continue };
+            if last.physical_offset < self.log.min() {
                 continue;
             }
             head.clear();
-            let at = last[0].physical_offset;
+            let at = last.physical_offset;
             self.log.read_file(at, 36, Wait::MayBlock, &mut head);
             if head.get(28..36) != Some(&at.to_be_bytes())
-                || head.get(20..28) != Some(&(next - 1).to_be_bytes())
+                || head.get(20..28) != Some(&offset.to_be_bytes())
             {
                 tracing::warn!(topic = queue.topic(), queue = queue.id(), "last entry is stale");
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The entry that stands for the last message of a queue, with the offset in its record.
+    fn last_entry(&self, queue: &Queue, offset: i64) -> io::Result<Option<(i64, Entry)>> {
+        if queue.is_batch() {
+            let mut last = [BatchEntry::default()];
+            let found = self.queues.batches(queue, offset, &mut last, Wait::MayBlock)?;
+            return Ok((found == Some(1)).then_some((last[0].base, last[0].entry)));
+        }
+        let mut last = [Entry::BLANK];
+        self.queues.entries(queue, offset, &mut last, Wait::MayBlock)?;
+        Ok((!last[0].is_blank()).then_some((offset, last[0])))
     }
 
     /// Where the log may hold records after a crash that the queues on disk do not know.
@@ -236,13 +232,13 @@ impl Recovery<'_> {
 
     fn load_queues(&mut self, cut: i64) -> Result<(), OpenError> {
         self.newest = None;
-        self.queues = Queues::new(self.config.root.join("consumequeue"), self.queue_file_size);
-        for (batch, name) in [(false, "consumequeue"), (true, "batchconsumequeue")] {
-            let dir = self.config.root.join(name);
-            for (topic, topic_dir) in queues::sub_dirs(&dir).map_err(OpenError::io(&dir))? {
-                for (id, path) in queues::sub_dirs(&topic_dir).map_err(OpenError::io(&topic_dir))? {
+        self.queues.forget_all();
+        for kind in 0..self.queues.layouts().len() {
+            let dir = &self.queues.layouts()[kind].dir;
+            for (topic, topic_dir) in sub_dirs(dir).map_err(OpenError::io(dir))? {
+                for (id, path) in sub_dirs(&topic_dir).map_err(OpenError::io(&topic_dir))? {
                     let Ok(id) = id.parse::<i32>() else { continue };
-                    self.load_queue(&topic, id, &path, batch, cut)?;
+                    self.load_queue(kind, &topic, id, &path, cut)?;
                 }
             }
         }
@@ -251,38 +247,20 @@ impl Recovery<'_> {
 
     fn load_queue(
         &mut self,
+        kind: usize,
         topic: &str,
         id: i32,
         path: &Path,
-        batch: bool,
         cut: i64,
     ) -> Result<(), OpenError> {
-        let deleted_at = self.deleted.offset(topic);
-        let (state, first, last) = if batch {
-            let mut batches = batch_queue::load(path)?;
-            let first = batches.first().map(|batch| batch.entry);
-            batches.retain(|batch| batch.entry.physical_offset < cut);
-            let last = batches.last().map(|batch| batch.entry);
-            (batch_queue::state_of(batches), first, last)
-        } else {
-            let files = files::list(path)?.unwrap_or_default();
-            match files::common_size(&files)? {
-                None => return Ok(()),
-                Some(size) if size as i64 != self.queue_file_size => {
-                    let reason = format!("files of {size} bytes, not {}", self.queue_file_size);
-                    return Err(OpenError::Layout { path: path.to_path_buf(), reason });
-                }
-                Some(_) => {
-                    load_state(&files, self.queue_file_size, cut).map_err(OpenError::io(path))?
-                }
-            }
-        };
-        if first.is_some_and(|entry| entry.physical_offset < deleted_at) {
+        let layout = &self.queues.layouts()[kind];
+        let Some(Loaded { state, first, last }) = layout.load(path, cut)? else { return Ok(()) };
+        if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
             // The process died between the deletion of the topic and that of its files.
             return fs::remove_dir_all(path).map_err(OpenError::io(path));
         }
         // Batch queues alone do not show that the others are there.
-        if let Some(last) = last.filter(|last| !batch && !last.is_blank())
+        if let Some(last) = last.filter(|last| !layout.is_batch() && !last.is_blank())
             && self.newest.is_none_or(|newest| newest.physical_offset < last.physical_offset)
         {
             self.newest = Some(last);
@@ -391,78 +369,10 @@ impl Recovery<'_> {
             }
             self.queues.raise_min(&queue, self.log.min())?;
         }
-        self.save_batches().map_err(io::Error::other)?;
         if let Some(index) = &self.index {
             index.cut(end)?;
             index.apply(end)?;
         }
         Ok(())
     }
-
-    /// Batch queues have no background flush: what the scan added is written at once.
-    fn save_batches(&self) -> Result<(), OpenError> {
-        for queue in self.queues.all() {
-            let mut state = queue.state.lock();
-            let saved = state.flushed as usize;
-            let Some(batches) = &state.batches else { continue };
-            let count = batches.len();
-            if self.crashed || count > saved {
-                let root = self.config.root.join("batchconsumequeue").join(queue.topic());
-                batch_queue::save(&root.join(queue.id().to_string()), batches, saved)?;
-                state.flushed = count as i64;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Finds the end of the leading entries that are valid and below `cut`; also returns the last of
-/// them and the first one of all.
-fn load_state(
-    listed: &[Listed],
-    file_size: i64,
-    cut: i64,
-) -> io::Result<(State, Option<Entry>, Option<Entry>)> {
-    let per_file = file_size / UNIT;
-    let first = listed.first().map_or(0, |file| file.start);
-    let valid = |file: &fs::File, at: i64| {
-        Ok::<_, io::Error>(queues::entry_in(file, at)?.filter(|e| e.physical_offset < cut))
-    };
-    let (mut next, mut last_entry) = (first / UNIT, None);
-    for listed in listed.iter().rev() {
-        let file = files::open(&listed.path)?;
-        if valid(&file, 0)?.is_some() {
-            let (mut low, mut high) = (1, per_file);
-            while low < high {
-                let middle = low + (high - low) / 2;
-                if valid(&file, middle)?.is_some() {
-                    low = middle + 1;
-                } else {
-                    high = middle;
-                }
-            }
-            next = listed.start / UNIT + low;
-            last_entry = valid(&file, low - 1)?;
-            break;
-        }
-    }
-    // The first real one, certain or not: leading blanks have no record.
-    let mut first_entry = None;
-    if let Some(listed) = listed.first() {
-        let file = files::open(&listed.path)?;
-        let mut at = 0;
-        while at < per_file && first_entry.is_none() {
-            let Some(entry) = queues::entry_in(&file, at)? else { break };
-            first_entry = Some(entry).filter(|entry| !entry.is_blank());
-            at += 1;
-        }
-    }
-    let state = State {
-        min: first / UNIT,
-        next,
-        flushed: next,
-        first_file: Some(first),
-        ..State::default()
-    };
-    Ok((state, first_entry, last_entry))
 }

@@ -93,7 +93,7 @@ fn modified_ms(file: &std::fs::File) -> io::Result<i64> {
 mod tests {
     use super::*;
     use crate::api::{AppendRefused, Edge, StoreConfig};
-    use crate::testing::{TempDir, send};
+    use crate::testing::{TempDir, send, send_inner};
     use base::clock::Clock;
 
     /// 03:00 UTC.
@@ -175,6 +175,41 @@ mod tests {
         assert_eq!(store.log().min(), 0);
         store.retain_at(five, 50.0).unwrap();
         assert_eq!(store.log().min(), 10 * 4096);
+    }
+
+    #[test]
+    fn a_batch_queue_loses_its_oldest_batches_and_files() {
+        let dir = TempDir::new("batch-retention");
+        let config = StoreConfig {
+            batch_queue_file_size: 10 * 46,
+            batch_topics: ["B".to_owned()].into(),
+            ..config(dir.path())
+        };
+        let store = Store::open(config.clone(), Clock::manual(T0)).unwrap();
+        let queue = store.batch_queue_or_create("B", 0);
+        // Without an entry of an ordinary queue a start after a kill would read the whole log.
+        send(&store, "T", 0, b"").unwrap();
+        // Four to a log file, and that one.
+        (0..100).for_each(|_| send_inner(&store, &queue, 900, 3));
+        store.settle(false).unwrap();
+        store.retain_at(T0, 86.0).unwrap();
+        store.retain_at(T0, 86.0).unwrap();
+        let log_min = store.log().min();
+        assert_eq!(log_min, 20 * 4096);
+        assert_eq!((queue.min_offset(), queue.next_offset()), (79 * 3, 300));
+        let files = dir.path().join("batchconsumequeue/B/0");
+        let named = |slot: i64| files.join(files::name_of(slot * 46));
+        assert!(!named(60).exists() && named(70).exists());
+        assert_eq!(store.offset_by_time(&queue, 0, Edge::Lower), 79 * 3);
+        assert_eq!(queue.entry(&store, 79 * 3 + 2).unwrap().physical_offset, log_min);
+        assert!(queue.entry(&store, 79 * 3 - 1).is_none());
+        store.abandon();
+        let store = Store::open(config, Clock::manual(T0)).unwrap();
+        let queue = store.queue("B", 0).unwrap();
+        assert_eq!((queue.min_offset(), queue.next_offset()), (79 * 3, 300));
+        // What is in files is not read into memory, but for the last, which the log tells.
+        let state = queue.state.lock();
+        assert_eq!(state.batches.as_ref().map(|batches| batches.tail_base()), Some(99));
     }
 
     #[test]

@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 
 use base::clock::Clock;
 use parking_lot::Mutex;
-use wire::properties::{Known, MAX_PROPERTIES};
+use wire::properties::{self, Known, MAX_PROPERTIES};
 use wire::record::{
     INNER_BATCH, NewRecord, Place, TRANSACTION_COMMIT, TRANSACTION_MASK, TRANSACTION_ROLLBACK,
 };
 
 use crate::api::{AppendRefused, Appended, Entry, OpenError, Poisoned, StoreConfig, Watermarks};
 use crate::checkpoint::Checkpoint;
-use crate::commit_log::{CommitLog, LastRecord};
+use crate::commit_log::{CommitLog, LastRecord, Pending};
 use crate::deleted::DeletedTopics;
 use crate::dispatch;
 use crate::flusher::Flusher;
@@ -26,11 +26,14 @@ use crate::index::Index;
 use crate::lock_file::{self, StoreLock};
 use crate::maintenance::{self, Signal};
 pub use crate::queue::Queue;
+use crate::queue::State;
 use crate::queues::Queues;
 use crate::recovery::{self, Recovered};
 
 /// Longest topic in bytes.
 const MAX_TOPIC: usize = 255;
+/// Bytes of an `INNER_BASE` property with the largest offset.
+const INNER_BASE_ROOM: usize = 31;
 
 /// An open store directory.
 pub struct Store {
@@ -124,7 +127,18 @@ impl Store {
     /// The queue; a new one has no folder on disk until its first entry is flushed. The topic
     /// becomes a directory name: the caller has checked it.
     pub fn queue_or_create(&self, topic: &str, queue_id: i32) -> Arc<Queue> {
-        self.queues.find_or_create(topic, queue_id)
+        self.queues.find_or_create(topic, queue_id, false)
+    }
+
+    /// The same for a topic with `queue.type=BatchCQ`. A queue that exists stays what it is: see
+    /// [`Queue::is_batch`]. May make a directory, whose absence tells the next start that
+    /// somebody removed the batch queues.
+    pub fn batch_queue_or_create(&self, topic: &str, queue_id: i32) -> Arc<Queue> {
+        let queue = self.queues.find_or_create(topic, queue_id, true);
+        if let Err(error) = self.queues.make_batch_dir(topic) {
+            tracing::warn!(topic, %error, "cannot make the directory of batch queues");
+        }
+        queue
     }
 
     /// All topics that have queues, with their queue ids; sorted.
@@ -141,24 +155,71 @@ impl Store {
         record: &NewRecord<'_>,
         known: &Known<'_>,
     ) -> Result<Appended, AppendRefused> {
-        let len = self.check(record)?;
-        let mut wake = false;
+        self.check(record, false)?;
         let mut pending = self.log.lock_pending();
         let state = &mut *queue.state.lock();
+        let (appended, wake) = self.append_one(queue, state, &mut pending, (record, known), 1)?;
+        drop(pending);
+        self.wake_for(wake, appended.end);
+        Ok(appended)
+    }
+
+    /// Appends one record that holds `count` messages, its body being a client batch, to a batch
+    /// queue: it takes that many queue offsets. `record` has the sysFlag of an inner batch and
+    /// `INNER_NUM` among its properties; `INNER_BASE` is put in front of them here, where the
+    /// offset is known. Java: `BatchConsumeQueue.assignQueueOffset`.
+    pub fn append_inner_batch(
+        &self,
+        queue: &Arc<Queue>,
+        record: &NewRecord<'_>,
+        known: &Known<'_>,
+        count: i16,
+    ) -> Result<Appended, AppendRefused> {
+        self.check(record, true)?;
+        if !queue.is_batch() || count < 1 {
+            return Err(AppendRefused::InnerBatch);
+        }
+        let mut text = String::with_capacity(record.properties.len() + INNER_BASE_ROOM);
+        let mut pending = self.log.lock_pending();
+        let state = &mut *queue.state.lock();
+        properties::push(&mut text, properties::INNER_BASE, &state.next.to_string());
+        text.push_str(record.properties);
+        let record = NewRecord { properties: &text, ..*record };
+        self.check(&record, true)?;
+        let (appended, wake) =
+            self.append_one(queue, state, &mut pending, (&record, known), count)?;
+        drop(pending);
+        self.wake_for(wake, appended.end);
+        Ok(appended)
+    }
+
+    /// The part of an append under the locks; also tells whether the background thread must wake.
+    fn append_one(
+        &self,
+        queue: &Arc<Queue>,
+        state: &mut State,
+        pending: &mut Pending,
+        (record, known): (&NewRecord<'_>, &Known<'_>),
+        count: i16,
+    ) -> Result<(Appended, bool), AppendRefused> {
         let now_ms = self.clock.now_ms();
-        self.check_state(state.deleted, state.batches.is_some())?;
-        let at = self.log.place(&mut pending, len, now_ms)?;
+        self.check_state(state.deleted)?;
+        let len = record.encoded_len();
+        let at = self.log.place(pending, len, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
-        let place = self.put(queue, state, &mut pending.bytes, (record, known), at, timestamp_ms);
-        wake |= self.list(queue, state, now_ms);
+        let one = (record, known, count);
+        let place = self.put(queue, state, &mut pending.bytes, one, at, timestamp_ms);
+        let mut wake = self.list(queue, state, now_ms);
         wake |= self.push_keys(queue, record, known, place);
         let end = at + len as i64;
-        self.log.publish(&mut pending, end, LastRecord { start: at, timestamp_ms });
-        drop(pending);
+        self.log.publish(pending, end, LastRecord { start: at, timestamp_ms });
+        Ok((Appended { place, end, len }, wake))
+    }
+
+    fn wake_for(&self, wake: bool, end: i64) {
         if wake || self.log.wants_reserve(end) {
             self.background.wake();
         }
-        Ok(Appended { place, end, len })
     }
 
     /// Appends the records of one batch, all or none, next to each other in one file. Their
@@ -173,20 +234,20 @@ impl Store {
         physical.clear();
         let mut total = 0;
         for (record, _) in records {
-            total += self.check(record)?;
+            total += self.check(record, false)?;
         }
         let mut wake = false;
         let mut first = None;
         let mut pending = self.log.lock_pending();
         let state = &mut *queue.state.lock();
         let now_ms = self.clock.now_ms();
-        self.check_state(state.deleted, state.batches.is_some())?;
+        self.check_state(state.deleted)?;
         let start = self.log.place(&mut pending, total, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
         let (mut at, mut last) = (start, start);
         for (record, known) in records {
-            let place =
-                self.put(queue, state, &mut pending.bytes, (record, known), at, timestamp_ms);
+            let one = (record, known, 1);
+            let place = self.put(queue, state, &mut pending.bytes, one, at, timestamp_ms);
             wake |= self.list(queue, state, now_ms);
             wake |= self.push_keys(queue, record, known, place);
             physical.push(at);
@@ -197,9 +258,7 @@ impl Store {
         }
         self.log.publish(&mut pending, at, LastRecord { start: last, timestamp_ms });
         drop(pending);
-        if wake || self.log.wants_reserve(at) {
-            self.background.wake();
-        }
+        self.wake_for(wake, at);
         let nothing =
             Place { queue_offset: state.next, physical_offset: at, store_timestamp: now_ms };
         let (place, len) = first.unwrap_or((nothing, 0));
@@ -207,7 +266,7 @@ impl Store {
     }
 
     /// What can be known without a lock; the record's length.
-    fn check(&self, record: &NewRecord<'_>) -> Result<usize, AppendRefused> {
+    fn check(&self, record: &NewRecord<'_>, inner: bool) -> Result<usize, AppendRefused> {
         if self.closed.load(Ordering::Acquire) {
             return Err(AppendRefused::Closed);
         }
@@ -224,19 +283,18 @@ impl Store {
                 return Err(AppendRefused::TooLarge { len, max });
             }
         }
-        if record.sys_flag & INNER_BATCH != 0 {
-            return Err(AppendRefused::BatchQueue);
+        if (record.sys_flag & INNER_BATCH != 0) != inner {
+            return Err(AppendRefused::InnerBatch);
         }
         Ok(record.encoded_len())
     }
 
-    fn check_state(&self, deleted: bool, is_batch: bool) -> Result<(), AppendRefused> {
-        match (deleted, is_batch) {
+    fn check_state(&self, deleted: bool) -> Result<(), AppendRefused> {
+        match deleted {
             // Looked at again under the lock, so that nothing comes in behind a close.
             _ if self.closed.load(Ordering::Acquire) => Err(AppendRefused::Closed),
-            (true, _) => Err(AppendRefused::QueueDeleted),
-            (_, true) => Err(AppendRefused::BatchQueue),
-            _ => Ok(()),
+            true => Err(AppendRefused::QueueDeleted),
+            false => Ok(()),
         }
     }
 
@@ -244,9 +302,9 @@ impl Store {
     fn put(
         &self,
         queue: &Queue,
-        state: &mut crate::queue::State,
+        state: &mut State,
         out: &mut Vec<u8>,
-        (record, known): (&NewRecord<'_>, &Known<'_>),
+        (record, known, count): (&NewRecord<'_>, &Known<'_>, i16),
         physical_offset: i64,
         store_timestamp: i64,
     ) -> Place {
@@ -261,12 +319,12 @@ impl Store {
             let size = (out.len() - before) as i32;
             let levels = &self.config.delay_levels_ms;
             let tags_code = dispatch::tags_code(queue.topic(), known, store_timestamp, levels);
-            state.push(Entry { physical_offset, size, tags_code });
+            state.add(Entry { physical_offset, size, tags_code }, store_timestamp, count);
         }
         place
     }
 
-    fn list(&self, queue: &Arc<Queue>, state: &mut crate::queue::State, now_ms: i64) -> bool {
+    fn list(&self, queue: &Arc<Queue>, state: &mut State, now_ms: i64) -> bool {
         state.next > state.flushed && self.queues.list(queue, state, now_ms)
     }
 
@@ -332,11 +390,7 @@ impl Store {
                 self.log.appended()
             };
             deleted.add(topic, end)
-        })?;
-        match std::fs::remove_dir_all(self.config.root.join("batchconsumequeue").join(topic)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        })
     }
 
     /// Stops cleanly: refuses appends, writes and syncs everything, removes the `abort` mark and

@@ -1,13 +1,14 @@
 //! What the unit tests share.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use wire::properties::Known;
-use wire::record::NewRecord;
+use wire::record::{INNER_BATCH, NewRecord};
 
 use crate::api::{AppendRefused, Appended};
-use crate::store::Store;
+use crate::store::{Queue, Store};
 
 /// Appends and commits one message; a failed commit panics.
 pub(crate) fn send(
@@ -17,10 +18,26 @@ pub(crate) fn send(
     body: &[u8],
 ) -> Result<Appended, AppendRefused> {
     let queue = store.queue_or_create(topic, queue_id);
+    let appended = store.append(&queue, &record(&queue, body), &Known::default())?;
+    store.commit().expect("commit");
+    Ok(appended)
+}
+
+/// Appends and commits an inner batch of `count` messages.
+pub(crate) fn send_inner(store: &Store, queue: &Arc<Queue>, len: usize, count: i16) {
+    let body = vec![1; len];
+    let new = record(queue, &body);
+    let text = format!("INNER_NUM\u{1}{count}\u{2}");
+    let new = NewRecord { sys_flag: INNER_BATCH, properties: &text, ..new };
+    store.append_inner_batch(queue, &new, &Known::default(), count).expect("append");
+    store.commit().expect("commit");
+}
+
+fn record<'a>(queue: &'a Queue, body: &'a [u8]) -> NewRecord<'a> {
     let host = "127.0.0.1:1".parse().expect("host");
-    let record = NewRecord {
-        topic,
-        queue_id,
+    NewRecord {
+        topic: queue.topic(),
+        queue_id: queue.id(),
         flag: 0,
         sys_flag: 0,
         born_timestamp: 1,
@@ -31,10 +48,7 @@ pub(crate) fn send(
         body,
         body_crc: wire::text::crc31(body),
         properties: "",
-    };
-    let appended = store.append(&queue, &record, &Known::default())?;
-    store.commit().expect("commit");
-    Ok(appended)
+    }
 }
 
 /// A directory that is removed with the value.

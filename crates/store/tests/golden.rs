@@ -44,6 +44,7 @@ fn config(root: &Path, manifest: &Value) -> StoreConfig {
         max_index_slots: conf["maxHashSlotNum"] as u32,
         max_index_entries: conf["maxIndexNum"] as u32,
         file_reserved_hours: 876_000,
+        batch_topics: ["GoldenBatchCq".to_owned()].into(),
         ..StoreConfig::new(root)
     }
 }
@@ -140,8 +141,10 @@ fn check_batches(store: &Store, queue: &store::Queue, found: &[Record<'_>], want
             wanted.iter().filter(of_record).count(),
             number_of(record, properties::INNER_NUM).expect("count") as usize
         );
+        // From inside of the range the whole record comes.
         let (one, _) = fetch(store, queue, next - 1, 1);
-        assert_eq!((one.messages, one.next), (1, next));
+        let messages = number_of(record, properties::INNER_NUM).expect("count") as usize;
+        assert_eq!((one.messages, one.next), (messages, next));
     }
     assert_eq!(next, queue.max_offset(store));
 }
@@ -162,7 +165,9 @@ fn opens(name: &str) {
             store.abandon()
         }
         if round == 2 {
-            std::fs::remove_dir_all(root.join("consumequeue")).expect("remove");
+            for name in ["consumequeue", "batchconsumequeue"] {
+                let _ = std::fs::remove_dir_all(root.join(name));
+            }
         }
     }
 }

@@ -161,6 +161,8 @@ pub struct Known<'a> {
     pub broker_set: bool,
     /// `_SYS_MSG_PRIORITY_`.
     pub priority: Option<&'a str>,
+    /// `INNER_NUM`, as text.
+    pub inner_num: Option<&'a str>,
 }
 
 impl<'a> Known<'a> {
@@ -181,6 +183,7 @@ impl<'a> Known<'a> {
                 POP_CK => known.pop_ck = true,
                 CLUSTER | MSG_REGION | TRACE_ON => known.broker_set = true,
                 PRIORITY => known.priority = Some(value),
+                INNER_NUM => known.inner_num = Some(value),
                 _ => {}
             }
         }

@@ -27,6 +27,8 @@ pub const TRANSACTION_PREPARED: i32 = 0x4;
 pub const TRANSACTION_COMMIT: i32 = 0x8;
 /// Transaction state: rolled back.
 pub const TRANSACTION_ROLLBACK: i32 = 0xC;
+/// sysFlag bit: the body is a client batch that consumers have to take apart.
+pub const NEED_UNWRAP: i32 = 0x40;
 /// sysFlag bit: the record is an inner batch.
 pub const INNER_BATCH: i32 = 0x80;
 

@@ -20,6 +20,7 @@ pub mod relay;
 pub mod request_reply;
 pub mod send;
 pub mod send_back;
+pub mod send_batch;
 pub mod statistics;
 pub mod topic;
 pub mod transaction;

@@ -1,6 +1,5 @@
 //! 10, 310, 320: a producer's message or batch. Java: `SendMessageProcessor`.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,14 +9,14 @@ use net::{Call, Handled, Refusal, Reply};
 use wire::codes::{VERSION_MAX_RECONSUME, perm, response};
 use wire::header::{Head, Pairs, write_frame};
 use wire::message_id::{unique_id, write_offset_id};
-use wire::properties::{self, Known, MAX_PROPERTIES};
+use wire::properties::{self, Known};
 use wire::record::{self, NewRecord};
 use wire::requests::{SendMessage, SendMessageAnswer};
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX, check_topic, crc31};
 
 use crate::config::BrokerConfig;
-use crate::handlers::recall;
-use crate::put::{Put, count, illegal, put, refusal};
+use crate::handlers::{recall, send_batch};
+use crate::put::{Put, illegal, put};
 use crate::reply;
 use crate::state::Broker;
 use crate::topics::{self, Topic, TopicQueue, Topics};
@@ -30,7 +29,7 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     let broker = Arc::clone(&turn.broker);
     let config = broker.config();
     let sent = if request.batch {
-        batch(turn, &broker, &config, &request, call)
+        send_batch::batch(turn, &broker, &config, &request, call)
     } else {
         single(turn, &broker, &config, &request, call)
     };
@@ -48,25 +47,33 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
 }
 
 /// A stored message or batch, ready to be answered.
-struct Sent {
-    end: i64,
-    queue_id: i32,
-    queue_offset: i64,
-    /// Where the unique id stands in `turn.properties`; `None` for a batch.
-    uniq_key: Option<Range<usize>>,
-    recall_handle: Option<String>,
-    wait: bool,
+pub struct Sent {
+    /// Physical end of the (last) record.
+    pub end: i64,
+    /// Queue that it went to.
+    pub queue_id: i32,
+    /// Queue offset of the (first) message.
+    pub queue_offset: i64,
+    /// Where the unique id stands in `turn.properties`.
+    pub uniq_key: Option<Range<usize>>,
+    /// It is a batch that was stored as one record.
+    pub inner_batch: bool,
+    /// Handle to recall it by, if it waits for a time.
+    pub recall_handle: Option<String>,
+    /// Whether the sender waits for the disk.
+    pub wait: bool,
 }
 
 fn answer(turn: &mut Turn, call: &mut Call<'_>, config: &BrokerConfig, sent: Sent) -> Handled {
     let ids = std::mem::take(&mut turn.ids);
     let properties = std::mem::take(&mut turn.properties);
+    let uniq_key = sent.uniq_key.and_then(|at| properties.get(at));
     let fields = SendMessageAnswer {
         msg_id: &ids,
         queue_id: sent.queue_id,
         queue_offset: sent.queue_offset,
-        transaction_id: sent.uniq_key.and_then(|at| properties.get(at)),
-        batch_uniq_id: None,
+        transaction_id: uniq_key,
+        batch_uniq_id: uniq_key.filter(|_| sent.inner_batch),
         recall_handle: sent.recall_handle.as_deref(),
         region: &config.region_id,
         trace_on: if config.trace_on { "true" } else { "false" },
@@ -247,6 +254,7 @@ fn single(
         queue_id,
         queue_offset: appended.place.queue_offset,
         uniq_key,
+        inner_batch: false,
         recall_handle,
         wait,
     })
@@ -279,17 +287,14 @@ fn store_single(
     text: &str,
 ) -> Result<(Put, bool, Option<Range<usize>>), Refusal> {
     let known = Known::scan(text);
-    let uniq_key = known.uniq_key.map(|key| {
-        let start = key.as_ptr() as usize - text.as_ptr() as usize;
-        start..start + key.len()
-    });
-    let wait = !known.wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false"));
-    let multi = if target.topic.config.topic_filter_type == "MULTI_TAG" { 0x2 } else { 0 };
+    let uniq_key = uniq_key_in(&known, text);
+    let wait = waits(&known);
     let new = NewRecord {
         topic: &target.topic.config.topic_name,
         queue_id: target.queue_id,
         flag: request.flag,
-        sys_flag: (request.sys_flag | multi) & !(record::TRANSACTION_MASK | record::INNER_BATCH),
+        sys_flag: (request.sys_flag | multi_tag(target.topic))
+            & !(record::TRANSACTION_MASK | record::INNER_BATCH),
         born_timestamp: request.born_timestamp,
         born_host: call.peer.remote,
         store_host: target.host,
@@ -299,7 +304,11 @@ fn store_single(
         body_crc: crc31(call.body),
         properties: text,
     };
-    let put = if transactions::is_half(&known, new.reconsume_times) {
+    let put = if known.inner_num.is_some() || request.sys_flag & record::INNER_BATCH != 0 {
+        let wanted = (request.sys_flag, &new, &known);
+        let appended = send_batch::put_ready_made(turn, broker, config, &target.queue, wanted)?;
+        Put { appended, recall_ms: None }
+    } else if transactions::is_half(&known, new.reconsume_times) {
         Put { appended: transactions::put_half(turn, broker, config, new)?, recall_ms: None }
     } else {
         put(turn, broker, config, &target.queue, new, &known)?
@@ -307,8 +316,25 @@ fn store_single(
     Ok((put, wait, uniq_key))
 }
 
+/// Where the unique id stands in the text that was scanned.
+pub fn uniq_key_in(known: &Known<'_>, text: &str) -> Option<Range<usize>> {
+    let key = known.uniq_key?;
+    let start = key.as_ptr() as usize - text.as_ptr() as usize;
+    Some(start..start + key.len())
+}
+
+/// Whether the sender waits for the disk.
+pub fn waits(known: &Known<'_>) -> bool {
+    !known.wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false"))
+}
+
+/// The sysFlag bit of topics whose messages may have several tags.
+pub fn multi_tag(topic: &Topic) -> i32 {
+    if topic.config.topic_filter_type == "MULTI_TAG" { 0x2 } else { 0 }
+}
+
 /// Builds the properties text to store in `turn.properties`.
-fn stored_properties(
+pub fn stored_properties(
     turn: &mut Turn,
     config: &BrokerConfig,
     (sent, known): (&str, &Known<'_>),
@@ -365,93 +391,7 @@ fn dead_letters(
     Ok(Some(broker.system_made_topic(&format!("{DLQ_PREFIX}{group}"), 1, false, 0)?))
 }
 
-fn check_body(config: &BrokerConfig, body: &[u8]) -> Result<(), Refusal> {
+/// Refuses a body over the limit.
+pub fn check_body(config: &BrokerConfig, body: &[u8]) -> Result<(), Refusal> {
     if body.len() > config.max_message_size as usize { Err(illegal(config)) } else { Ok(()) }
-}
-
-fn check_properties(config: &BrokerConfig, text: &str) -> Result<(), Refusal> {
-    if text.len() > MAX_PROPERTIES { Err(illegal(config)) } else { Ok(()) }
-}
-
-fn batch(
-    turn: &mut Turn,
-    broker: &Arc<Broker>,
-    config: &BrokerConfig,
-    request: &SendMessage<'_>,
-    call: &Call<'_>,
-) -> Result<Sent, Refusal> {
-    let topic = checked_topic(broker, config, request, call.peer.remote)?;
-    if request.topic.len() > 127 {
-        let text = format!("message topic length too long {}", request.topic.len());
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, text));
-    }
-    if request.topic.starts_with(RETRY_PREFIX) {
-        let text = format!("batch request does not support retry group {}", request.topic);
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, text));
-    }
-    check_body(config, call.body)?;
-    let (queue, queue_id) = pick_queue(&topic, request.queue_id, turn.now_ms)?;
-    let host = broker.store_host(call.peer.local);
-    let multi = if topic.config.topic_filter_type == "MULTI_TAG" { 0x2 } else { 0 };
-    let (mut entries, mut texts, mut records) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in record::batch_entries(call.body) {
-        let entry = entry.map_err(|e| {
-            Refusal::new(response::MESSAGE_ILLEGAL, format!("the batch body cannot be read: {e}"))
-        })?;
-        let mut text = Cow::Borrowed(entry.properties);
-        if properties::get(&text, properties::REPLY_TO_CLIENT).is_some()
-            && properties::get(&text, properties::CLUSTER).is_none()
-        {
-            // Who answers needs it (B23); the original leaves it off in batches.
-            properties::push(text.to_mut(), properties::CLUSTER, &config.broker_cluster_name);
-        }
-        check_properties(config, &text)?;
-        texts.push(text);
-        entries.push(entry);
-    }
-    for (entry, text) in entries.iter().zip(&texts) {
-        let new = NewRecord {
-            topic: request.topic,
-            queue_id,
-            flag: entry.flag,
-            sys_flag: (request.sys_flag | multi)
-                & !(record::TRANSACTION_MASK | record::INNER_BATCH),
-            born_timestamp: request.born_timestamp,
-            born_host: call.peer.remote,
-            store_host: host,
-            reconsume_times: request.reconsume_times.unwrap_or(0),
-            prepared_offset: 0,
-            body: entry.body,
-            body_crc: crc31(entry.body),
-            properties: text,
-        };
-        records.push((new, Known::scan(text)));
-    }
-    if records.is_empty() {
-        return Err(Refusal::new(response::MESSAGE_ILLEGAL, "the batch has no messages"));
-    }
-    let mut offsets = std::mem::take(&mut turn.offsets);
-    offsets.clear();
-    let appended = broker.store.append_batch(&queue.queue, &records, &mut offsets);
-    turn.ids.clear();
-    for offset in &offsets {
-        if !turn.ids.is_empty() {
-            turn.ids.push(',');
-        }
-        write_offset_id(&mut turn.ids, host, *offset as u64);
-    }
-    turn.offsets = offsets;
-    let appended = appended.map_err(|e| refusal(config, &e))?;
-    turn.arrived(&queue, appended.end);
-    let bytes = appended.end - appended.place.physical_offset;
-    count(broker, &queue, records.len() as u64, bytes as usize);
-    let wait = properties::get(request.properties.unwrap_or_default(), properties::WAIT);
-    Ok(Sent {
-        end: appended.end,
-        queue_id,
-        queue_offset: appended.place.queue_offset,
-        uniq_key: None,
-        recall_handle: None,
-        wait: !wait.is_some_and(|wait| wait.eq_ignore_ascii_case("false")),
-    })
 }

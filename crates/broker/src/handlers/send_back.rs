@@ -78,6 +78,10 @@ fn put_back(
     retry: &Arc<Topic>,
     record: &Record<'_>,
 ) -> Result<(), Refusal> {
+    if record.sys_flag() & record::INNER_BATCH != 0 {
+        // As the original: the client then sends the one message to the retry topic itself.
+        return Err(Refusal::new(response::SYSTEM_ERROR, "MESSAGE_ILLEGAL"));
+    }
     let mut max = group.retry_max_times;
     if version >= VERSION_MAX_RECONSUME {
         max = request.max_reconsume_times.unwrap_or(max);

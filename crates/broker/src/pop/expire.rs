@@ -16,8 +16,8 @@ use net::Refusal;
 use store::{At, Wait};
 use wire::codes::response;
 use wire::properties::{self, Known};
-use wire::record::{self, NewRecord, Record, Scanned};
-use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
+use wire::record::{self, INNER_BATCH, NEED_UNWRAP, NewRecord, Record, Scanned, batch_entries};
+use wire::text::{DLQ_PREFIX, RETRY_PREFIX, crc31};
 
 use super::entries::Entry;
 use super::in_flight::Due;
@@ -203,80 +203,35 @@ fn copy_record(
     due: Due,
     record: &Record<'_>,
 ) -> Step {
-    let Ok((target, text)) = target_of(broker, topic, due, record) else { return Step::Later };
-    let times = record.reconsume_times() + i32::from(!due.suspended);
-    let queue = match target.queues.first() {
-        Some(queue) => Arc::clone(queue),
-        None => return Step::Later,
+    let max = broker.groups.get(&topic.group).map_or(16, |group| group.retry_max_times);
+    let dead = record.reconsume_times() >= max && !due.suspended;
+    let Ok(target) = target_of(broker, topic, dead) else { return Step::Later };
+    let Some(queue) = target.queues.first().cloned() else { return Step::Later };
+    let copy = Copy { target: &target, queue: &queue, topic, due, dead, record };
+    let appended = if record.sys_flag() & INNER_BATCH == 0 {
+        copy.append(turn, broker, copy_of(record, record.properties()))
+    } else {
+        copy.append_each(turn, broker)
     };
-    let put = |turn: &mut Turn, text: &str| -> Result<i64, Refusal> {
-        let host = broker.own_host();
-        let new = NewRecord {
-            topic: &target.config.topic_name,
-            queue_id: 0,
-            born_host: host,
-            store_host: host,
-            reconsume_times: times,
-            prepared_offset: record.physical_offset(),
-            ..copy_of(record, text)
-        };
-        let known = Known::scan(text);
-        put::append(turn, broker, &broker.config(), &queue, &new, &known).map(|put| put.end)
-    };
-    // A message whose properties leave no room for ours comes again without them.
-    let appended = put(turn, &text).or_else(|refused| match refused.code {
-        response::MESSAGE_ILLEGAL => put(turn, record.properties()),
-        _ => Err(refused),
-    });
     match appended {
         Ok(end) => {
             turn.retry_arrived(&queue, end, topic);
             Step::Done(end)
         }
         Err(refused) => {
-            tracing::warn!(
-                ?refused,
-                topic = &*topic.topic,
-                "a popped message cannot come again yet"
-            );
+            let topic = &*topic.topic;
+            tracing::warn!(?refused, topic, "a popped message cannot come again yet");
             Step::Later
         }
     }
 }
 
-/// Where the copy goes, and its properties.
-fn target_of(
-    broker: &Arc<Broker>,
-    topic: &PopTopic,
-    due: Due,
-    record: &Record<'_>,
-) -> Result<(Arc<Topic>, String), NotSaved> {
+/// The group's dead letters, or its retry topic of this topic.
+fn target_of(broker: &Arc<Broker>, topic: &PopTopic, dead: bool) -> Result<Arc<Topic>, NotSaved> {
     let group = &*topic.group;
-    let mut text = record.properties().to_owned();
-    let max = broker.groups.get(group).map_or(16, |group| group.retry_max_times);
-    if record.reconsume_times() >= max && !due.suspended {
-        let name = format!("{DLQ_PREFIX}{group}");
-        if properties::get(&text, properties::RETRY_TOPIC).is_none() {
-            properties::push(&mut text, properties::RETRY_TOPIC, topic.origin());
-        }
-        if properties::get(&text, properties::ORIGIN_MESSAGE_ID).is_none() {
-            properties::push(&mut text, properties::ORIGIN_MESSAGE_ID, &origin_id(broker, record));
-        }
-        tracing::info!(
-            topic = name,
-            origin = topic.origin(),
-            times = record.reconsume_times(),
-            "message goes to the dead letters"
-        );
-        return Ok((broker.system_made_topic(&name, 1, false, 0)?, text));
+    if dead {
+        return broker.system_made_topic(&format!("{DLQ_PREFIX}{group}"), 1, false, 0);
     }
-    if record.reconsume_times() == 0 || properties::get(&text, properties::FIRST_POP_TIME).is_none()
-    {
-        text = properties::without(&text, &[properties::FIRST_POP_TIME]);
-        properties::push(&mut text, properties::FIRST_POP_TIME, &due.pop_ms.to_string());
-    }
-    text = properties::without(&text, &[properties::ORIGIN_GROUP]);
-    properties::push(&mut text, properties::ORIGIN_GROUP, group);
     let name = match topic.topic.starts_with(RETRY_PREFIX) {
         true => topic.topic.to_string(),
         false => retry_topic(&topic.topic, group, broker.config().enable_retry_topic_v2),
@@ -286,5 +241,92 @@ fn target_of(
     if made && broker.offsets.get(group, &name, 0).is_none() {
         broker.offsets.commit(group, &name, 0, 0, broker.clock.now_ms());
     }
-    Ok((target, text))
+    Ok(target)
+}
+
+/// A message on its way to its retry or to the dead letters.
+struct Copy<'a> {
+    target: &'a Topic,
+    queue: &'a Arc<TopicQueue>,
+    topic: &'a PopTopic,
+    due: Due,
+    dead: bool,
+    record: &'a Record<'a>,
+}
+
+impl Copy<'_> {
+    /// Appends one message; returns where it ends.
+    fn append(
+        &self,
+        turn: &mut Turn,
+        broker: &Arc<Broker>,
+        message: NewRecord<'_>,
+    ) -> Result<i64, Refusal> {
+        let host = broker.own_host();
+        let put = |turn: &mut Turn, text: &str| {
+            let new = NewRecord {
+                topic: &self.target.config.topic_name,
+                queue_id: 0,
+                born_host: host,
+                store_host: host,
+                reconsume_times: message.reconsume_times + i32::from(!self.due.suspended),
+                prepared_offset: self.record.physical_offset(),
+                properties: text,
+                ..message
+            };
+            let known = Known::scan(text);
+            put::append(turn, broker, &broker.config(), self.queue, &new, &known)
+        };
+        let text = self.properties(broker, message.properties);
+        // A message whose properties leave no room for ours comes again without them.
+        let appended = put(turn, &text).or_else(|refused| match refused.code {
+            response::MESSAGE_ILLEGAL => put(turn, message.properties),
+            _ => Err(refused),
+        });
+        appended.map(|appended| appended.end)
+    }
+
+    /// Appends the messages of an inner batch, since the target holds single ones.
+    fn append_each(&self, turn: &mut Turn, broker: &Arc<Broker>) -> Result<i64, Refusal> {
+        let mut end = 0;
+        for entry in batch_entries(self.record.body()).flatten() {
+            let whole = copy_of(self.record, entry.properties);
+            let message = NewRecord {
+                flag: entry.flag,
+                sys_flag: whole.sys_flag & !(INNER_BATCH | NEED_UNWRAP),
+                body: entry.body,
+                body_crc: crc31(entry.body),
+                ..whole
+            };
+            end = self.append(turn, broker, message)?;
+        }
+        Ok(end)
+    }
+
+    /// What the copy says of its origin.
+    fn properties(&self, broker: &Broker, text: &str) -> String {
+        let (group, topic) = (&*self.topic.group, self.topic.origin());
+        let mut text = text.to_owned();
+        if self.dead {
+            let times = self.record.reconsume_times();
+            tracing::info!(group, topic, times, "message goes to the dead letters");
+            if properties::get(&text, properties::RETRY_TOPIC).is_none() {
+                properties::push(&mut text, properties::RETRY_TOPIC, topic);
+            }
+            if properties::get(&text, properties::ORIGIN_MESSAGE_ID).is_none() {
+                let id = origin_id(broker, self.record);
+                properties::push(&mut text, properties::ORIGIN_MESSAGE_ID, &id);
+            }
+            return text;
+        }
+        let first = properties::get(&text, properties::FIRST_POP_TIME).is_none();
+        if first || self.record.reconsume_times() == 0 {
+            text = properties::without(&text, &[properties::FIRST_POP_TIME]);
+            let pop_ms = self.due.pop_ms.to_string();
+            properties::push(&mut text, properties::FIRST_POP_TIME, &pop_ms);
+        }
+        text = properties::without(&text, &[properties::ORIGIN_GROUP]);
+        properties::push(&mut text, properties::ORIGIN_GROUP, group);
+        text
+    }
 }

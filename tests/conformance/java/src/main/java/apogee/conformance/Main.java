@@ -44,6 +44,7 @@ public final class Main {
         RequestScenarios.list(together);
         addPop(together, alone);
         TimedScenarios.list(alone);
+        BatchScenarios.list(together, alone);
         ErrorScenarios.list(together, alone);
         OutageScenarios.list(alone);
 

@@ -1,5 +1,7 @@
 package apogee.conformance;
 
+import java.util.Collections;
+import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.TimeUnit;
 import org.apache.rocketmq.client.exception.MQClientException;
@@ -31,7 +33,16 @@ final class Server {
 
     /** Makes a topic and waits until the name server tells its route. */
     void makeTopic(String topic, int queues) throws Exception {
-        admin.createAndUpdateTopicConfig(broker, new TopicConfig(topic, queues, queues, 6));
+        makeTopic(topic, queues, Collections.emptyMap());
+    }
+
+    /** The same with attributes, which topics have from 5.0 on. */
+    void makeTopic(String topic, int queues, Map<String, String> attributes) throws Exception {
+        TopicConfig config = new TopicConfig(topic, queues, queues, 6);
+        if (!attributes.isEmpty()) {
+            config.getClass().getMethod("setAttributes", Map.class).invoke(config, attributes);
+        }
+        admin.createAndUpdateTopicConfig(broker, config);
         Wait.until("route of " + topic, 10_000, () -> {
             try {
                 return !admin.examineTopicRouteInfo(topic).getQueueDatas().isEmpty();

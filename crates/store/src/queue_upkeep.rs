@@ -1,0 +1,119 @@
+//! What queues do when the log ends or begins elsewhere: stale entries, minimum, old files.
+//!
+//! Owns nothing; locks one queue's state for moments and the open files. Called by recovery and
+//! by retention, which run one at a time.
+
+use std::fs;
+use std::io;
+
+use crate::api::{Entry, Wait};
+use crate::batch_queue::BatchEntry;
+use crate::files;
+use crate::queue::Queue;
+use crate::queue_files::{has_data, ignore_absent};
+use crate::queues::{BLOCK, Queues};
+
+impl Queues {
+    /// Makes everything in the files of a queue behind its entries there read as zeros, durably;
+    /// for recovery, which has found those bytes to be of no record or of one that is in memory.
+    pub(crate) fn clear_stale(&self, queue: &Queue) -> io::Result<()> {
+        let (flushed, first) = {
+            let state = queue.state.lock();
+            (state.flushed_slot(), state.first_file)
+        };
+        let Some(first) = first else { return Ok(()) };
+        let layout = self.layout(queue);
+        let mut start = layout.file_of(flushed);
+        let mut from = flushed * layout.unit - start;
+        while let Some(file) = self.file(queue, start)? {
+            if from == 0 && (start > first || start == 0) {
+                // A whole file: Java fails on a last file without entries. Only the first one may
+                // be needed, because its name keeps the numbering.
+                if start == first {
+                    queue.state.lock().first_file = None;
+                }
+                self.handles.lock().forget(|key| *key == (queue.uid, start));
+                fs::remove_file(layout.path(queue, start))?;
+            } else if has_data(&file, from, layout.file_size)? {
+                files::zero(&file, from as u64, layout.file_size as u64)?;
+            }
+            start += layout.file_size;
+            from = 0;
+        }
+        Ok(())
+    }
+
+    /// Raises a queue's minimum to the first entry whose record is at or above `log_min`, and
+    /// deletes the leading files that are then below it (never the last one).
+    pub(crate) fn raise_min(&self, queue: &Queue, log_min: i64) -> io::Result<()> {
+        let next = queue.next_offset();
+        let (slot, min) = if queue.is_batch() {
+            let before = |batch: &BatchEntry| batch.entry.physical_offset < log_min;
+            let found = self.search(queue, Wait::MayBlock, before)?;
+            let Some((slot, found)) = found else { return Ok(()) };
+            (slot, found.map(|batch| batch.base))
+        } else {
+            let min = self.first_live(queue, log_min)?;
+            (min.unwrap_or(next), min)
+        };
+        let mut state = queue.state.lock();
+        state.min = state.min.max(min.unwrap_or(next));
+        let layout = self.layout(queue);
+        let last_file = layout.file_of((state.flushed_slot() - 1).max(0));
+        let mut gone = Vec::new();
+        while let Some(first) = state.first_file
+            && first < last_file
+            && first + layout.file_size <= slot * layout.unit
+        {
+            gone.push(first);
+            state.first_file = Some(first + layout.file_size);
+        }
+        drop(state);
+        for start in gone {
+            self.handles.lock().forget(|key| *key == (queue.uid, start));
+            ignore_absent(fs::remove_file(layout.path(queue, start)))?;
+        }
+        Ok(())
+    }
+
+    /// The first offset of an ordinary queue, at or above its minimum, with a record at or above
+    /// `log_min`.
+    fn first_live(&self, queue: &Queue, log_min: i64) -> io::Result<Option<i64>> {
+        let (mut low, mut high) = {
+            let state = queue.state.lock();
+            (state.min, state.next)
+        };
+        let live = |at: i64| {
+            let first = self.first_real(queue, at)?;
+            Ok::<_, io::Error>(first.filter(|(_, entry)| entry.physical_offset >= log_min))
+        };
+        if let Some((at, _)) = live(low)? {
+            return Ok(Some(at));
+        }
+        // Blanks answer for the entry behind them, so the order holds.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if live(middle)?.is_some() {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(live(low)?.map(|(at, _)| at))
+    }
+
+    /// The first entry at or after `from` that has a record; reads files.
+    fn first_real(&self, queue: &Queue, mut from: i64) -> io::Result<Option<(i64, Entry)>> {
+        let mut block = [Entry::default(); BLOCK];
+        loop {
+            let found = self.entries(queue, from, &mut block, Wait::MayBlock)?.unwrap_or(0);
+            if found == 0 {
+                return Ok(None);
+            }
+            if let Some(at) = block[..found].iter().position(|entry| !entry.is_blank()) {
+                return Ok(Some((from + at as i64, block[at])));
+            }
+            from += found as i64;
+        }
+    }
+}
