@@ -86,6 +86,8 @@ autoCreateTopicEnable=true
 enablePropertyFilter=true
 transactionTimeOut=2000
 transactionCheckInterval=2000
+enableLmq=true
+enableMultiDispatch=true
 C
       [ -z "$conf" ] || cat "$conf" >>"$home/broker.properties"
       launch ;;

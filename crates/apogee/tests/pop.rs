@@ -464,6 +464,12 @@ fn an_operators_reset_and_a_deleted_topic() -> Result<()> {
     let again = pop_all(&mut client, 60_000, 15)?;
     ensure!(numbers(&again)? == (5..20).collect::<Vec<_>>());
     ensure!(again.iter().all(|message| message.times == 0), "anew, not again");
+    // A commit for a queue that cannot be changes nothing, and takes no memory.
+    for id in ["-1", "2147483647"] {
+        let fields =
+            [("consumerGroup", "g"), ("topic", "T"), ("queueId", id), ("commitOffset", "3")];
+        ensure!(call(&mut client, code::UPDATE_CONSUMER_OFFSET, &fields, b"")?.code == 0);
+    }
     // A topic of the same name begins anew, also after a kill.
     ensure!(call(&mut client, code::DELETE_TOPIC_IN_BROKER, &[("topic", "T")], b"")?.code == 0);
     create_topic(&mut client, "T", 1)?;

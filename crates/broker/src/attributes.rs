@@ -69,6 +69,9 @@ pub fn apply(old: Option<&Attributes>, changes: &Attributes) -> Result<Attribute
             }
             continue;
         }
+        if key == "cleanup.policy" && value == "COMPACTION" {
+            return Err(format!("{key}={value} is not supported by this broker; use DELETE"));
+        }
         if !legal(value) {
             return Err(format!("value is not in set or range. key: {key}, value: {value}"));
         }
@@ -95,6 +98,8 @@ mod tests {
         {
             assert!(change(bad).is_err(), "{bad}");
         }
+        let compacted = apply(None, &parse("+cleanup.policy=COMPACTION").expect("text"));
+        assert!(compacted.is_err_and(|text| text.contains("not supported by this broker")));
         assert!(parse("+a=b,+a=c").is_err());
         assert!(apply(None, &parse("-message.type").expect("text")).is_err());
     }

@@ -137,6 +137,14 @@ base::config! {
             "Seconds that a message may wait at most";
         "maxPendingTimers" max_pending_timers: i32 [1..=1_000_000_000] = 10_000_000, Hot,
             "Limit: messages that wait for their time; more are refused. Ours";
+        "enableLmq" enable_lmq: bool = false, Cold,
+            "Whether light queues (%LMQ%...) may be read and get offsets";
+        "enableMultiDispatch" enable_multi_dispatch: bool = false, Cold,
+            "Whether messages are shown in the light queues that they name";
+        "enableLmqQuota" enable_lmq_quota: bool = false, Hot,
+            "Whether maxLmqConsumeQueueNum counts";
+        "maxLmqConsumeQueueNum" max_lmq_consume_queue_num: i32 [1..=10_000_000] = 20_000, Hot,
+            "Limit: light queues";
         "clearRetryTopicWhenDeleteTopic" clear_retry_topic_when_delete_topic: bool = true, Hot,
             "Whether the retry topics of pops are deleted with their topic";
         "popFromRetryProbability" pop_from_retry_probability: i32 [0..=100] = 20, Hot,

@@ -74,10 +74,49 @@ pub fn append(
     if new.properties.len() > MAX_PROPERTIES {
         return Err(illegal(config));
     }
-    let appended =
-        broker.store.append(&queue.queue, new, known).map_err(|e| refusal(config, &e))?;
+    let appended = match known.multi_dispatch {
+        Some(names) if shows_light(config, new.topic) => {
+            append_light(turn, broker, config, queue, new, names)?
+        }
+        _ => broker.store.append(&queue.queue, new, known).map_err(|e| refusal(config, &e))?,
+    };
     turn.arrived(queue, appended.end);
     count(broker, queue, 1, appended.len);
+    Ok(appended)
+}
+
+/// Whether messages of a topic are shown in light queues.
+fn shows_light(config: &BrokerConfig, topic: &str) -> bool {
+    config.enable_lmq && config.enable_multi_dispatch && store::allows_light(topic)
+}
+
+/// Appends a record that is shown in light queues as well. Errors: also 2017 when they are too
+/// many.
+fn append_light(
+    turn: &mut Turn,
+    broker: &Broker,
+    config: &BrokerConfig,
+    queue: &TopicQueue,
+    new: &NewRecord<'_>,
+    names: &str,
+) -> Result<Appended, Refusal> {
+    let most = if config.enable_lmq_quota { config.max_lmq_consume_queue_num } else { i32::MAX };
+    let mut lights = Vec::new();
+    for name in store::light_names(names) {
+        let light = name.map(|name| broker.topics.light(name, most as usize).ok_or(name));
+        lights.push(light.transpose().map_err(|name| {
+            tracing::warn!(name, most, "too many light queues");
+            let text = "[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]lmq consume queue num exceeded.";
+            Refusal::new(response::LMQ_QUOTA_EXCEEDED, text)
+        })?);
+    }
+    let queues: Vec<_> =
+        lights.iter().map(|light| light.as_ref().map(|l| Arc::clone(&l.queue))).collect();
+    let appended = broker.store.append_light(&queue.queue, new, &queues);
+    let appended = appended.map_err(|e| refusal(config, &e))?;
+    for light in lights.iter().flatten() {
+        turn.arrived(light, appended.end);
+    }
     Ok(appended)
 }
 

@@ -386,14 +386,10 @@ fn deliver(turn: &mut Turn, broker: &Arc<Broker>, bytes: &[u8]) -> Step {
     };
     let known = Known::scan(text);
     let new = NewRecord { topic, queue_id, ..copy_of(&record, text) };
-    match broker.store.append(&queue.queue, &new, &known) {
-        Ok(appended) => {
-            turn.arrived(&queue, appended.end);
-            put::count(broker, &queue, 1, appended.len);
-            Step::Delivered
-        }
-        Err(error) => {
-            tracing::warn!(%error, topic, "a delayed message is not delivered yet");
+    match put::append(turn, broker, &broker.config(), &queue, &new, &known) {
+        Ok(_) => Step::Delivered,
+        Err(refused) => {
+            tracing::warn!(?refused, topic, "a delayed message is not delivered yet");
             Step::Later(turn.now_ms + RETRY_MS)
         }
     }

@@ -291,6 +291,7 @@ fn store_config(config: &BrokerConfig, saved: &TopicConfigWrapper) -> store::Sto
     wanted.commit_log_file_size = config.mapped_file_size_commit_log as u64;
     wanted.consume_queue_file_size = config.mapped_file_size_consume_queue as u64;
     let batch = saved.topic_config_table.iter().filter(|(_, topic)| attributes::is_batch(topic));
+    wanted.multi_dispatch = config.enable_lmq && config.enable_multi_dispatch;
     wanted.batch_topics = batch.map(|(name, _)| name.clone()).collect();
     wanted.flush =
         if config.is_sync_flush() { store::FlushMode::Sync } else { store::FlushMode::Async };

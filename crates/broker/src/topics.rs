@@ -16,6 +16,7 @@ use store::{Queue, Store};
 use wire::body::{DataVersion, Member, TopicConfig, TopicConfigWrapper};
 use wire::codes::{perm, response};
 use wire::json::{Value, object};
+use wire::text::check_topic;
 
 use crate::attributes;
 use crate::config::BrokerConfig;
@@ -31,8 +32,8 @@ pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 /// Prefix of all names that belong to the system.
 pub const SYSTEM_PREFIX: &str = "rmq_sys_";
 
-/// Prefix of light queues, which have no topic. Java: `MixAll.LMQ_PREFIX`.
-const LIGHT_PREFIX: &str = "%LMQ%";
+/// Light queues that are remembered at most.
+const MOST_LIGHT: usize = 10_000_000;
 
 /// Topics that no client may send to. Java: `TopicValidator.NOT_ALLOWED_SEND_TOPIC_SET`.
 const FORBIDDEN_TO_SEND: [&str; 8] = [
@@ -82,6 +83,10 @@ pub struct Topics {
     /// Held while a change is made and written; holds the version.
     change: Mutex<DataVersion>,
     system: RwLock<Vec<String>>,
+    /// Light queues that somebody has asked for since the start.
+    lights: RwLock<HashMap<String, Arc<Topic>, RandomState>>,
+    lights_on: bool,
+    light_puts: Arc<Traffic>,
     path: PathBuf,
     store: Arc<Store>,
     clock: Clock,
@@ -106,6 +111,9 @@ impl Topics {
             table: RwLock::default(),
             change: Mutex::new(wrapper.data_version),
             system: RwLock::default(),
+            lights: RwLock::default(),
+            lights_on: config.enable_lmq,
+            light_puts: Arc::default(),
             path,
             store,
             clock,
@@ -200,15 +208,57 @@ impl Topics {
         topic
     }
 
-    /// A topic, if it exists.
+    /// A topic, if it exists; a light queue counts as one with a single queue.
     pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.table.read().get(name).cloned()
+        let known = self.table.read().get(name).cloned();
+        known.or_else(|| self.light_topic(name, MOST_LIGHT))
     }
 
     /// A queue of an existing topic.
     pub fn queue(&self, name: &str, id: i32) -> Option<Arc<TopicQueue>> {
-        let id = usize::try_from(id).ok()?;
-        self.table.read().get(name)?.queues.get(id).cloned()
+        let index = usize::try_from(id).ok()?;
+        if let Some(topic) = self.table.read().get(name) {
+            return topic.queues.get(index).cloned();
+        }
+        self.light_topic(name, MOST_LIGHT)?.queues.get(index).cloned()
+    }
+
+    /// A light queue; made when missing, unless there are `most` already.
+    pub fn light(&self, name: &str, most: usize) -> Option<Arc<TopicQueue>> {
+        self.light_topic(name, most)?.queues.first().cloned()
+    }
+
+    fn light_topic(&self, name: &str, most: usize) -> Option<Arc<Topic>> {
+        if !self.lights_on || !name.starts_with(store::LIGHT_PREFIX) {
+            return None;
+        }
+        if let Some(known) = self.lights.read().get(name) {
+            return Some(Arc::clone(known));
+        }
+        let mut lights = self.lights.write();
+        if !lights.contains_key(name) && lights.len() >= most || check_topic(name).is_err() {
+            return None;
+        }
+        let config = TopicConfig {
+            topic_name: name.to_owned(),
+            read_queue_nums: 1,
+            write_queue_nums: 1,
+            perm: perm::READ | perm::WRITE,
+            ..TopicConfig::default()
+        };
+        let queue = self.store.queue_or_create(name, 0);
+        let puts = Arc::clone(&self.light_puts);
+        let pops: Arc<PopWaiters> = Arc::default();
+        let waiters = Waiters::default();
+        let queue = TopicQueue {
+            queue,
+            waiters,
+            puts: Arc::clone(&puts),
+            pops: Arc::clone(&pops),
+            of_system: false,
+        };
+        let topic = Arc::new(Topic { config, queues: vec![Arc::new(queue)], puts, pops });
+        Some(Arc::clone(lights.entry(name.to_owned()).or_insert(topic)))
     }
 
     /// Names of all topics, sorted.
@@ -302,7 +352,7 @@ impl Topics {
         for (topic, queues) in self.store.topics() {
             let kept = self.get(&topic).is_some()
                 || self.is_system(&topic)
-                || topic.starts_with(LIGHT_PREFIX);
+                || topic.starts_with(store::LIGHT_PREFIX);
             if !kept {
                 tracing::info!(topic, queues = queues.len(), "queues of an unknown topic deleted");
                 self.store.delete_topic(&topic)?;

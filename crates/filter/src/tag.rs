@@ -41,7 +41,11 @@ impl TagFilter {
     /// Whether an entry with this tag hash may match. Different tags can share a hash: the client
     /// compares the text.
     pub fn matches(&self, tags_code: i64) -> bool {
-        self.codes.is_empty() || self.codes.contains(&(tags_code as i32))
+        // Below every hash: an address in Java's consume queue extension, where the hash is. It is
+        // not read here; the client compares the text anyway.
+        self.codes.is_empty()
+            || tags_code < i64::from(i32::MIN)
+            || self.codes.contains(&(tags_code as i32))
     }
 
     /// The hashes, in the order of the tags.
@@ -65,6 +69,7 @@ mod tests {
         for all in ["", "*"] {
             assert!(TagFilter::parse(all).expect("all").matches(7));
         }
+        assert!(negative.matches(i64::from(i32::MIN) - 1), "an address of the extension");
         assert!(TagFilter::parse(" || ").is_err());
     }
 }

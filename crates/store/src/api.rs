@@ -45,6 +45,8 @@ pub struct StoreConfig {
     pub batch_queue_file_size: u64,
     /// Topics whose queues are batch queues. Java: topic attribute `queue.type=BatchCQ`.
     pub batch_topics: HashSet<String>,
+    /// Whether messages are shown in the light queues that they name. Java: `enableMultiDispatch`.
+    pub multi_dispatch: bool,
     /// Java: `flushDiskType`.
     pub flush: FlushMode,
     /// Milliseconds between two syncs of the log with [`FlushMode::Async`].
@@ -86,6 +88,7 @@ impl StoreConfig {
             consume_queue_file_size: 6_000_000,
             batch_queue_file_size: 13_800_000,
             batch_topics: HashSet::new(),
+            multi_dispatch: false,
             flush: FlushMode::Async,
             flush_interval_ms: 500,
             ring_bytes: 16 << 20,

@@ -11,6 +11,7 @@ use crate::api::{Entry, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, 
 use crate::batch_queue::BatchEntry;
 use crate::deleted::DeletedTopics;
 use crate::index::Index;
+use crate::light;
 use crate::queues::Queues;
 
 /// The tag code of a queue entry: the tag's hash, or when a delayed message is due.
@@ -67,6 +68,7 @@ pub(crate) fn to_queue(
         size: record.total_len() as i32,
         tags_code,
     };
+    light::to_light_queues(config, queues, record, &known, entry, now_ms);
     let (new, possible) = if queue.is_batch() {
         let batch = BatchEntry::of(record, entry);
         (batch.is_some_and(|batch| state.put_batch(batch)), batch.is_some())

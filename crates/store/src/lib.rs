@@ -33,6 +33,7 @@ mod handles;
 mod index;
 mod index_file;
 mod journal;
+mod light;
 mod lock_file;
 mod maintenance;
 mod queue;
@@ -54,4 +55,5 @@ pub use api::{
     timer_due_ms,
 };
 pub use journal::Journal;
+pub use light::{LIGHT_PREFIX, allows_light, light_names};
 pub use store::{Queue, Store};

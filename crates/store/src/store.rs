@@ -194,7 +194,7 @@ impl Store {
     }
 
     /// The part of an append under the locks; also tells whether the background thread must wake.
-    fn append_one(
+    pub(crate) fn append_one(
         &self,
         queue: &Arc<Queue>,
         state: &mut State,
@@ -216,7 +216,7 @@ impl Store {
         Ok((Appended { place, end, len }, wake))
     }
 
-    fn wake_for(&self, wake: bool, end: i64) {
+    pub(crate) fn wake_for(&self, wake: bool, end: i64) {
         if wake || self.log.wants_reserve(end) {
             self.background.wake();
         }
@@ -266,7 +266,11 @@ impl Store {
     }
 
     /// What can be known without a lock; the record's length.
-    fn check(&self, record: &NewRecord<'_>, inner: bool) -> Result<usize, AppendRefused> {
+    pub(crate) fn check(
+        &self,
+        record: &NewRecord<'_>,
+        inner: bool,
+    ) -> Result<usize, AppendRefused> {
         if self.closed.load(Ordering::Acquire) {
             return Err(AppendRefused::Closed);
         }
@@ -324,7 +328,7 @@ impl Store {
         place
     }
 
-    fn list(&self, queue: &Arc<Queue>, state: &mut State, now_ms: i64) -> bool {
+    pub(crate) fn list(&self, queue: &Arc<Queue>, state: &mut State, now_ms: i64) -> bool {
         state.next > state.flushed && self.queues.list(queue, state, now_ms)
     }
 

@@ -121,6 +121,7 @@ pub mod response {
             CONSUME_MSG_TIMEOUT = 207, NO_MESSAGE = 208, POLLING_FULL = 209,
             POLLING_TIMEOUT = 210, BROADCAST_CONSUMPTION = 213, FLOW_CONTROL = 215,
             ILLEGAL_OPERATION = 604, GO_AWAY = 1500,
+            LMQ_QUOTA_EXCEEDED = 2017,
         }
     }
 }

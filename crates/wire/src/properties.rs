@@ -96,6 +96,10 @@ names! {
     INNER_NUM = "INNER_NUM";
     /// Inner batch: first queue offset.
     INNER_BASE = "INNER_BASE";
+    /// Light queues that show the message too, joined by commas.
+    MULTI_DISPATCH = "INNER_MULTI_DISPATCH";
+    /// Its offset in each of them, in the same order.
+    MULTI_QUEUE_OFFSET = "INNER_MULTI_QUEUE_OFFSET";
     /// Whole-record CRC, a fixed-width last property of some Java stores.
     CRC32 = "__CRC32#";
 }
@@ -161,6 +165,10 @@ pub struct Known<'a> {
     pub broker_set: bool,
     /// `_SYS_MSG_PRIORITY_`.
     pub priority: Option<&'a str>,
+    /// `INNER_MULTI_DISPATCH`.
+    pub multi_dispatch: Option<&'a str>,
+    /// `INNER_MULTI_QUEUE_OFFSET`.
+    pub multi_offsets: Option<&'a str>,
     /// `INNER_NUM`, as text.
     pub inner_num: Option<&'a str>,
 }
@@ -183,6 +191,8 @@ impl<'a> Known<'a> {
                 POP_CK => known.pop_ck = true,
                 CLUSTER | MSG_REGION | TRACE_ON => known.broker_set = true,
                 PRIORITY => known.priority = Some(value),
+                MULTI_DISPATCH => known.multi_dispatch = Some(value),
+                MULTI_QUEUE_OFFSET => known.multi_offsets = Some(value),
                 INNER_NUM => known.inner_num = Some(value),
                 _ => {}
             }

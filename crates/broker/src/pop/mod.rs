@@ -92,7 +92,13 @@ impl PopTopic {
         }
     }
 
-    /// Calls `act` with the state of a queue.
+    /// Calls `act` with the state of a queue that exists already.
+    pub fn with_known<R>(&self, queue_id: i32, act: impl FnOnce(&mut PopQueue) -> R) -> Option<R> {
+        let mut queues = self.queues.lock();
+        queues.get_mut(usize::try_from(queue_id).ok()?).map(act)
+    }
+
+    /// Calls `act` with the state of a queue of the topic; made when missing.
     pub fn with<R>(&self, queue_id: i32, act: impl FnOnce(&mut PopQueue) -> R) -> R {
         let mut queues = self.queues.lock();
         let index = usize::try_from(queue_id).unwrap_or(0);
@@ -316,7 +322,7 @@ impl Pops {
     /// The next offset that a group pops of a queue. Java: the pull offset of consume stats.
     pub fn next_offset(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         let topic = self.existing(group, topic)?;
-        topic.with(queue_id, |queue| queue.begun.then_some(queue.progress.next))
+        topic.with_known(queue_id, |queue| queue.begun.then_some(queue.progress.next)).flatten()
     }
 
     /// Messages in flight, over all groups.
@@ -483,7 +489,7 @@ impl Pops {
     /// An operator or a client without pop has committed an offset.
     pub fn offset_was_set(&self, group: &str, topic: &str, queue_id: i32, offset: i64) {
         let Some(topic) = self.existing(group, topic) else { return };
-        topic.with(queue_id, |queue| {
+        topic.with_known(queue_id, |queue| {
             if !queue.begun {
                 return;
             }
@@ -591,7 +597,11 @@ impl Pops {
         let mut all = std::mem::take(&mut *due).into_vec();
         drop(due);
         all.retain(|Reverse(at)| at.is_wanted());
-        self.due.lock().extend(all);
+        let mut due = self.due.lock();
+        due.extend(all);
+        // A loop may have seen the empty list meanwhile.
+        let next = due.peek().map_or(i64::MAX, |Reverse(at)| at.due_ms);
+        self.next_due.fetch_min(next, Ordering::AcqRel);
     }
 
     /// Writes every queue that the newest generation does not know, then drops the older ones.
@@ -631,13 +641,14 @@ impl Pops {
 impl DueAt {
     /// Whether something may still be due then.
     fn is_wanted(&self) -> bool {
-        self.topic.with(self.queue_id, |queue| {
+        let wanted = self.topic.with_known(self.queue_id, |queue| {
             let progress = &queue.progress;
             match self.key {
                 ORDER_KEY => progress.order.as_ref().is_some_and(|o| o.blocked_until(0).is_some()),
                 key => !progress.flight.due_at(key, i64::MAX).is_empty(),
             }
-        })
+        });
+        wanted.unwrap_or(false)
     }
 }
 

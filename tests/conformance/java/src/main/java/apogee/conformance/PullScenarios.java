@@ -15,6 +15,7 @@ import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 
@@ -24,6 +25,7 @@ final class PullScenarios {
     }
 
     static void list(List<Scenario> l) {
+        l.add(new Scenario("light-queues", 40, PullScenarios::light));
         l.add(new Scenario("pull-by-offset", 30, PullScenarios::byOffset));
         l.add(new Scenario("pull-tags", 30, PullScenarios::tags));
         l.add(new Scenario("pull-stored-offset", 30, PullScenarios::storedOffset));
@@ -237,5 +239,40 @@ final class PullScenarios {
         Check.equal("just before the third", 2L,
             reader.searchOffset(q, l.get(2).getStoreTimestamp() - 1));
         Check.equal("after all", 4L, reader.searchOffset(q, System.currentTimeMillis() + 60_000));
+    }
+
+    /** One message, shown in three light queues beside its own. */
+    private static void light(Case c) throws Exception {
+        String topic = c.topic(1);
+        DefaultMQProducer p = c.producer();
+        String a = "%LMQ%" + c.name("a");
+        String b = "%LMQ%" + c.name("b");
+        MessageQueue own = Case.queues(p, topic).get(0);
+        for (int i = 0; i < 10; i++) {
+            Message m = new Message(topic, Case.bytes(Integer.toString(i)));
+            MessageAccessor.putProperty(m, "INNER_MULTI_DISPATCH", i % 2 == 0 ? a + "," + b : a);
+            p.send(m, own);
+        }
+        DefaultMQPullConsumer consumer = c.pull();
+        Case.awaitStored(consumer, own, 10);
+        consumer.fetchSubscribeMessageQueues(topic);
+        for (int light = 0; light < 2; light++) {
+            MessageQueue q = new MessageQueue(light == 0 ? a : b, own.getBrokerName(), 0);
+            List<MessageExt> found = new ArrayList<>();
+            Wait.until("messages in " + q, 10_000, () -> {
+                found.clear();
+                PullResult r = consumer.pull(q, "*", 0, 32);
+                if (r.getPullStatus() == PullStatus.FOUND) {
+                    found.addAll(r.getMsgFoundList());
+                }
+                return found.size() >= 5;
+            });
+            Check.equal("messages in " + q, light == 0 ? 10 : 5, found.size());
+            for (int i = 0; i < found.size(); i++) {
+                Check.equal("body", Integer.toString(light == 0 ? i : 2 * i), Inbox.text(found.get(i)));
+                String offsets = found.get(i).getProperty("INNER_MULTI_QUEUE_OFFSET");
+                Check.equal("offset", Integer.toString(i), offsets.split(",")[light]);
+            }
+        }
     }
 }

@@ -28,6 +28,7 @@ final class TopicScenarios {
         l.add(new Scenario("order-global", 60, TopicScenarios::global));
         l.add(new Scenario("order-two-holders", 90, TopicScenarios::twoHolders));
         l.add(new Scenario("order-to-dlq", 60, TopicScenarios::toDlq));
+        l.add(new Scenario("namespace", 40, TopicScenarios::namespace));
         l.add(new Scenario("trace", 60, TopicScenarios::trace));
     }
 
@@ -192,6 +193,26 @@ final class TopicScenarios {
         Wait.until("the queue goes on", 20_000, () -> inbox.bodies().contains("2"));
         long tries = inbox.all().stream().filter(m -> Inbox.text(m).equals("1")).count();
         Check.equal("deliveries of 1", 3L, tries);
+    }
+
+    /** Names of a namespace are put together and taken apart by the client. */
+    private static void namespace(Case c) throws Exception {
+        String space = c.name("space");
+        String topic = "in-namespace";
+        c.server.makeTopic(space + "%" + topic, 2);
+        Inbox inbox = new Inbox();
+        DefaultMQPushConsumer consumer = c.newPush("group-in-namespace");
+        consumer.setNamespace(space);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener(inbox);
+        consumer.start();
+        DefaultMQProducer p = c.newProducer();
+        p.setNamespace(space);
+        p.start();
+        Case.sendNumbers(p, topic, 0, 10);
+        inbox.awaitExactly(10, 20_000, 300);
+        Check.equal("bodies", Case.numbers(0, 10), inbox.bodies());
+        inbox.all().forEach(m -> Check.equal("topic", topic, m.getTopic()));
     }
 
     /** What a tracing client reports can be found by the id of the message. */

@@ -1,0 +1,147 @@
+//! What waits inside of a store that a Java 5.5.0 broker left: levels, timers with the state of its
+//! wheel, open transactions.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use base::clock::Clock;
+use broker::config::BrokerConfig;
+use broker::handlers;
+use broker::marks::each_record;
+use broker::register::Registrar;
+use broker::state::Broker;
+use broker::turn::Turn;
+use net::Service;
+use wire::json::Value;
+use wire::properties::get;
+
+/// Some seconds after the Java broker stopped.
+const STOPPED_MS: i64 = 1_795_576_000_000;
+
+struct Fixture {
+    dir: PathBuf,
+    clock: Clock,
+    broker: Arc<Broker>,
+    turn: Turn,
+    manifest: Value,
+}
+
+impl Fixture {
+    fn open(name: &str, test: &str) -> Fixture {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/store");
+        let text = std::fs::read(golden.join(name).join("manifest.json")).expect("manifest");
+        let manifest = Value::parse_bytes(&text).expect("json");
+        let dir = std::env::temp_dir().join(format!("apogee-golden-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("directory");
+        let archive = golden.join(name).join("store.tar.gz");
+        let done = Command::new("tar").arg("xzf").arg(archive).arg("-C").arg(&dir).status();
+        assert!(done.expect("tar").success());
+        let clock = Clock::manual(STOPPED_MS);
+        let mut config = BrokerConfig::default();
+        let root = dir.join("store").display().to_string();
+        for (key, value) in [
+            ("storePathRootDir", root.as_str()),
+            ("mappedFileSizeCommitLog", "65536"),
+            ("mappedFileSizeConsumeQueue", "400"),
+            ("timerMaxDelaySec", "157680000"),
+            ("transactionCheckInterval", "3600000"),
+            ("fileReservedTime", "876000"),
+            ("messageIndexEnable", "false"),
+        ] {
+            config.put(key, value).expect(key);
+        }
+        let registrar = Registrar::new(None);
+        let broker = Broker::open(config, None, clock.clone(), registrar, 1).expect("open");
+        let turn = Turn::new(Arc::clone(&broker), Arc::new(handlers::router()));
+        Fixture { dir, clock, broker, turn, manifest }
+    }
+
+    fn turns(&mut self) {
+        for _ in 0..20 {
+            self.turn.turn_end().expect("turn");
+        }
+    }
+
+    /// Unique ids of everything that a topic holds, each once.
+    fn unique_ids(&self, topic: &str) -> BTreeSet<String> {
+        let topic = self.broker.topics.get(topic).expect("topic");
+        let mut ids = BTreeSet::new();
+        for queue in &topic.queues {
+            each_record(&self.broker.store, queue, queue.queue.min_offset(), |_, _, record| {
+                let id = get(record.properties(), "UNIQ_KEY").expect("id").to_owned();
+                assert!(ids.insert(id.clone()), "{id} twice");
+            });
+        }
+        ids
+    }
+
+    fn pending(&self, name: &str) -> Value {
+        self.manifest.get("pending").and_then(|pending| pending.get(name)).expect(name).clone()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.broker.store.abandon();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+#[test]
+fn timers_of_a_java_broker_come_at_their_times() {
+    let mut f = Fixture::open("clean-5.5.0", "timers");
+    let waiting = f.pending("timerMessages");
+    // A recalled message and the word that recalls it wait as well, to go together.
+    let recalled = f.pending("timersRecalled");
+    assert_eq!(f.broker.timers.count(), waiting.items().len() + 2 * recalled.items().len());
+    f.turns();
+    let before = f.unique_ids("GoldenDelay");
+    let mut timers: Vec<(i64, String)> = Vec::new();
+    for timer in waiting.items() {
+        let text = |name: &str| timer.get(name).and_then(Value::text).expect("text");
+        timers.push((text("deliverAt").parse().expect("time"), text("uniq")));
+    }
+    timers.sort();
+    for (index, (due_ms, id)) in timers.iter().enumerate() {
+        // Java rounds its times down to whole seconds and delivers when the second is over.
+        let now_ms = f.clock.now_ms();
+        if now_ms < due_ms - 1 {
+            f.clock.advance(due_ms - 1 - now_ms);
+            f.turns();
+            assert!(!f.unique_ids("GoldenDelay").contains(id), "timer {index} is early");
+        }
+        f.clock.advance((due_ms + 2000 - f.clock.now_ms()).max(0));
+        f.turns();
+        assert!(f.unique_ids("GoldenDelay").contains(id), "timer {index} is late");
+    }
+    let after = f.unique_ids("GoldenDelay");
+    // The levels 16 to 18 came meanwhile, too: three of the topic, one retry of its group.
+    assert_eq!(after.len(), before.len() + timers.len() + 3);
+    for recalled in recalled.items() {
+        assert!(!after.contains(&recalled.text().expect("id")), "a recalled message came");
+    }
+    assert_eq!(f.unique_ids("%RETRY%GoldenPush").len(), 3);
+    assert_eq!(f.broker.timers.count(), 0);
+}
+
+#[test]
+fn transactions_that_a_java_broker_left_open_are_open() {
+    let mut f = Fixture::open("clean-5.5.0", "open-ones");
+    f.turns();
+    let open = f.broker.transactions.list(0, 100);
+    let mut ids = BTreeSet::new();
+    for (_, open) in &open {
+        let mut bytes = Vec::new();
+        f.broker.store.at(open.physical_offset, store::Wait::MayBlock, &mut bytes);
+        let Ok(wire::record::Scanned::Record(record)) = wire::record::scan(&bytes) else {
+            panic!("no record")
+        };
+        ids.insert(get(record.properties(), "UNIQ_KEY").expect("id").to_owned());
+    }
+    let wanted = f.pending("halfMessages");
+    let wanted: BTreeSet<String> = wanted.items().iter().filter_map(Value::text).collect();
+    assert_eq!(ids, wanted);
+}
