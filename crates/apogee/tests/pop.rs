@@ -635,6 +635,40 @@ fn dead_letters_go_on_their_way_again() -> Result<()> {
 }
 
 #[test]
+fn big_messages_come_and_a_group_may_change_between_pull_and_pop() -> Result<()> {
+    let (_dir, _server, mut client) = start("", 1)?;
+    let big = vec![b'x'; 4 << 20];
+    for _ in 0..3 {
+        ensure!(send(&mut client, "T", 0, "", &big)?.code == 0);
+    }
+    for _ in 0..3 {
+        let one = pop(&mut client, &request(60_000))?;
+        ensure!(one.len() == 1 && one[0].body.len() == 4 << 20);
+        ack(&mut client, &one[0])?;
+    }
+    // What the group has committed by pull is where its pops begin.
+    for n in 0..10 {
+        send(&mut client, "T", 0, "", n.to_string().as_bytes())?;
+    }
+    let commit = |client: &mut Client, offset: &str| {
+        let fields =
+            [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("commitOffset", offset)];
+        call(client, code::UPDATE_CONSUMER_OFFSET, &fields, b"")
+    };
+    commit(&mut client, "7")?;
+    let held = pop(&mut client, &PopMessage { max_msg_nums: 4, ..request(60_000) })?;
+    ensure!(numbers(&held)? == [4, 5, 6, 7]);
+    ack(&mut client, &held[0])?;
+    // Who goes on by pull begins at the first message that is not acknowledged.
+    let fields = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0")];
+    let committed = call(&mut client, code::QUERY_CONSUMER_OFFSET, &fields, b"")?;
+    ensure!(committed.field("offset") == Some("8"), "{committed:?}");
+    commit(&mut client, "12")?;
+    ensure!(numbers(&pop(&mut client, &request(60_000))?)? == [9]);
+    Ok(())
+}
+
+#[test]
 fn a_kill_loses_nothing_and_repeats_only_what_was_in_flight() -> Result<()> {
     let (_dir, mut server, mut client) = start("", 4)?;
     const COUNT: usize = 10_000;

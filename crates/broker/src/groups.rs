@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::clock::Clock;
 use parking_lot::{Mutex, RwLock};
@@ -38,6 +39,8 @@ pub struct Groups {
     table: RwLock<HashMap<String, Arc<GroupConfig>>>,
     forbidden: RwLock<BTreeMap<String, BTreeMap<String, i32>>>,
     change: Mutex<DataVersion>,
+    /// A group was made that is not in the file yet.
+    unsaved: AtomicBool,
     path: PathBuf,
     clock: Clock,
 }
@@ -63,6 +66,7 @@ impl Groups {
             table: RwLock::new(table),
             forbidden: RwLock::new(forbidden),
             change: Mutex::new(version),
+            unsaved: AtomicBool::new(false),
             path,
             clock,
         })
@@ -86,8 +90,16 @@ impl Groups {
         let mut version = self.change.lock();
         self.table.write().entry(name.to_owned()).or_insert_with(|| Arc::new(named(name)));
         version.advance(self.clock.now_ms());
-        let _ = self.save(&version); // an error was logged; a restart makes the same group anew
+        // On disk within a second: a restart without it would make the same group anew.
+        self.unsaved.store(true, Ordering::Release);
         self.get(name)
+    }
+
+    /// Writes groups that came into being by themselves. By the background thread, and at the end.
+    pub fn save_new(&self) {
+        if self.unsaved.swap(false, Ordering::AcqRel) && self.save(&self.change.lock()).is_err() {
+            self.unsaved.store(true, Ordering::Release); // the error was logged
+        }
     }
 
     /// Creates or changes groups; on disk when it returns, or not done at all.

@@ -120,6 +120,8 @@ impl Broker {
         let timers = Timers::load(&folder, &topics, &store, &offsets);
         let journal = PathBuf::from(&config.store_path_root_dir).join("apogee-pop");
         let pops = Pops::load(&journal, &topics, &store, &offsets)?;
+        let parts = (&topics, &*store, &offsets);
+        pops.take_over(timers.take_java_pops(), &folder, parts, clock.now_ms());
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -146,6 +148,10 @@ impl Broker {
             wake: OnceLock::new(),
             port,
         }))
+    }
+
+    fn config_folder(&self) -> PathBuf {
+        PathBuf::from(&self.config().store_path_root_dir).join("config")
     }
 
     /// Sets what wakes every loop.
@@ -231,6 +237,8 @@ impl Broker {
         self.timers.save(self, self.clock.now_ms());
         self.pops.turn_end(&self.offsets, self.clock.now_ms());
         self.pops.housekeeping();
+        self.groups.save_new();
+        self.pops.save_orders(&self.config_folder());
         self.offsets.save();
         self.store.close()?;
         self.schedule.save_last();
@@ -247,6 +255,7 @@ impl Broker {
             self.offsets.save();
         }
         self.pops.housekeeping();
+        self.groups.save_new();
         self.relays.expire(now_ms);
         if tick.is_multiple_of((config.register_name_server_period / 1000).clamp(10, 60) as u64) {
             self.registrar.tell_local();

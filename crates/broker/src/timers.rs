@@ -26,6 +26,7 @@ use wire::record::{self, NewRecord, Record, Scanned};
 use crate::config::BrokerConfig;
 use crate::marks::{Marks, Names, copy_of};
 use crate::offsets::Offsets;
+use crate::pop::java::{REVIVE_PREFIX, Word};
 use crate::put;
 use crate::state::Broker;
 use crate::timer_metrics::TimerMetrics;
@@ -137,6 +138,8 @@ pub struct Timers {
     marks: Marks,
     state: Mutex<State>,
     next_due: AtomicI64,
+    /// Pops of a Java broker that waited here.
+    java_pops: Mutex<Vec<Word>>,
 }
 
 /// When a message is due, as its properties ask for it. `None`: at once.
@@ -240,6 +243,7 @@ impl Timers {
             marks,
             state: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
+            java_pops: Mutex::default(),
         };
         let mut java = HashMap::new();
         let mut block = [Entry::default(); 128];
@@ -289,6 +293,12 @@ impl Timers {
             if out_ms < passed_ms {
                 return self.marks.settle(offset);
             }
+            let real = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
+            if real.starts_with(REVIVE_PREFIX) {
+                // Java lets its pops wait here; ours are elsewhere.
+                self.java_pops.lock().extend(Word::of(&record));
+                return self.marks.settle(offset);
+            }
             let id = properties::get(text, properties::UNIQ_KEY).unwrap_or_default();
             // A rolled message of Java's is there twice; the newer one counts.
             if entry.tags_code < SMALLEST_TIME
@@ -310,6 +320,11 @@ impl Timers {
         state.waiting.insert(offset);
         state.heap.push(Reverse(Timer { due_ms, offset, physical_offset }));
         self.next_due.fetch_min(due_ms.min(state.roll_check_ms), Ordering::AcqRel);
+    }
+
+    /// Pops of a Java broker that were found at start.
+    pub fn take_java_pops(&self) -> Vec<Word> {
+        std::mem::take(&mut *self.java_pops.lock())
     }
 
     /// How many messages wait.

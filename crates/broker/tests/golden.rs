@@ -10,9 +10,11 @@ use base::clock::Clock;
 use broker::config::BrokerConfig;
 use broker::handlers;
 use broker::marks::each_record;
+use broker::pop::take::{Kind, Pop, take};
 use broker::register::Registrar;
 use broker::state::Broker;
 use broker::turn::Turn;
+use filter::Filter;
 use net::Service;
 use wire::json::Value;
 use wire::properties::get;
@@ -125,6 +127,71 @@ fn timers_of_a_java_broker_come_at_their_times() {
     }
     assert_eq!(f.unique_ids("%RETRY%GoldenPush").len(), 3);
     assert_eq!(f.broker.timers.count(), 0);
+}
+
+/// Messages with an offset of rest 0 by 3 were acknowledged, of rest 1 have two hours, the others
+/// one.
+#[test]
+fn pops_of_a_java_broker_come_again_at_their_times() {
+    const POPPED_MS: i64 = 1_795_576_985_000;
+    let mut f = Fixture::open("pop-5.5.0", "pops");
+    f.clock.advance(POPPED_MS - STOPPED_MS);
+    f.turns();
+    assert_eq!((f.broker.pops.in_flight(), f.broker.timers.count()), (24, 0));
+    for queue_id in 0..4 {
+        let next = f.broker.pops.next_offset("GoldenPopGroup", "GoldenPop", queue_id);
+        let committed = f.broker.offsets.get("GoldenPopGroup", "GoldenPop", queue_id);
+        assert_eq!((next, committed), (Some(10), Some(1)));
+    }
+    let again = |f: &Fixture| {
+        let topic = f.broker.topics.get("%RETRY%GoldenPopGroup_GoldenPop");
+        topic.map_or(0, |_| f.unique_ids("%RETRY%GoldenPopGroup_GoldenPop").len())
+    };
+    f.clock.advance(3_580_000);
+    f.turns();
+    assert_eq!(again(&f), 0);
+    f.clock.advance(25_000);
+    f.turns();
+    assert_eq!(again(&f), 12);
+    f.clock.advance(3_600_000);
+    f.turns();
+    assert_eq!((again(&f), f.broker.pops.in_flight()), (24, 0));
+}
+
+/// Queue by queue: nothing, one of four, all of the first four acknowledged, and one with two
+/// hours; each holds its batch for an hour.
+#[test]
+fn ordered_pops_of_a_java_broker_hold_their_queues() {
+    let mut f = Fixture::open("pop-5.5.0", "ordered-pops");
+    f.clock.advance(1_795_576_990_000 - STOPPED_MS);
+    let pop = |f: &mut Fixture, queue_id: i32| -> Vec<i64> {
+        f.turns();
+        let pop = Pop {
+            kind: Kind::Take,
+            group: Arc::from("GoldenPopFifoGroup"),
+            topic: Arc::from("GoldenPopFifo"),
+            queue_id,
+            max_messages: 3,
+            invisible_ms: 60_000,
+            order: true,
+            attempt: None,
+            from_min: true,
+            filter: Arc::new(Filter::default()),
+        };
+        let mut out = Vec::new();
+        take(&f.turn, &f.broker, &pop, &mut out);
+        wire::record::records(&out).map(|record| record.expect("record").queue_offset()).collect()
+    };
+    for queue_id in 0..4 {
+        assert!(pop(&mut f, queue_id).is_empty(), "queue {queue_id} is held");
+    }
+    f.clock.advance(3_600_000);
+    assert_eq!(pop(&mut f, 0), [0, 1, 2]);
+    assert_eq!(pop(&mut f, 1), [1, 2, 3]);
+    assert_eq!(pop(&mut f, 2), [4, 5, 6]);
+    assert!(pop(&mut f, 3).is_empty(), "its first message has two hours");
+    f.clock.advance(3_600_000);
+    assert_eq!(pop(&mut f, 3), [0, 1, 2]);
 }
 
 #[test]

@@ -123,6 +123,14 @@ impl InFlight {
         batch.into_iter().chain(single).min()
     }
 
+    /// Behind the largest offset that may be in flight; 0 when nothing is.
+    pub fn end(&self) -> i64 {
+        let single = self.singles.keys().next_back().map_or(0, |offset| offset + 1);
+        let batch = self.batches.iter().next_back();
+        let batch = batch.and_then(|(first, batch)| batch.offsets(*first).last());
+        single.max(batch.map_or(0, |offset| offset + 1))
+    }
+
     fn batch_of(&self, offset: i64) -> Option<(i64, &Batch)> {
         let (first, batch) = self.batches.range(..=offset).next_back()?;
         batch.bit(*first, offset).map(|_| (*first, batch))
@@ -216,6 +224,7 @@ mod tests {
         assert_eq!(flight.len(), model.len());
         assert_eq!(flight.is_empty(), model.is_empty());
         assert_eq!(flight.first(), model.keys().next().copied());
+        assert_eq!(flight.end(), model.keys().next_back().map_or(0, |offset| offset + 1));
     }
 
     fn due_of(flight: &InFlight, now_ms: i64) -> Vec<i64> {

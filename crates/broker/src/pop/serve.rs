@@ -48,27 +48,21 @@ pub fn write_notification(frame: &mut Vec<u8>, opaque: i32, has_msg: bool, polli
     write_frame(frame, &head, &fields, false, |_| {});
 }
 
-/// Serves the pops that wait on a topic, after something happened to one of its queues (-1: to
-/// several, or to a retry topic) for one group or for all.
+/// Serves the pops that wait on a topic: after a message in a queue all that it concerns, or all
+/// of one group.
 pub fn serve(turn: &mut Turn, waiters: &PopWaiters, group: Option<&Arc<str>>, queue_id: i32) {
-    let groups = match group {
-        Some(group) => vec![Arc::clone(group)],
-        None => waiters.groups(),
+    let lists = match group {
+        Some(group) => waiters.of(group),
+        None => waiters.on(queue_id),
     };
-    for group in groups {
-        let lists = match queue_id {
-            -1 => waiters.queues(&group),
-            one => vec![-1, one],
-        };
-        for list in lists {
-            let mut told = 0;
-            while let Some(parked) = waiters.claim(&group, list) {
-                if run(turn, &parked, &mut told) {
-                    waiters.answered(&parked);
-                } else {
-                    waiters.give_back(parked);
-                    break;
-                }
+    for list in lists {
+        let mut told = 0;
+        while let Some(parked) = waiters.claim(&list) {
+            if run(turn, &parked, &mut told) {
+                waiters.answered(&parked);
+            } else {
+                waiters.give_back(parked);
+                break;
             }
         }
     }
