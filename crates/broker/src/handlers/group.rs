@@ -45,9 +45,10 @@ pub fn delete(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     if broker.groups.remove(request.group_name) {
         tracing::info!(peer = ?call.peer, group = request.group_name, "group deleted");
     }
+    // Whoever uses the name again goes on at the first message that was not settled.
+    broker.pops.remove_group(request.group_name);
     if request.clean_offset {
         broker.offsets.remove_group(request.group_name);
-        broker.pops.remove_group(request.group_name);
         broker.offsets.save();
         for prefix in [RETRY_PREFIX, DLQ_PREFIX] {
             broker.stats.forget_topic(&format!("{prefix}{}", request.group_name));

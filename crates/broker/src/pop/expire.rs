@@ -109,13 +109,14 @@ fn expire(turn: &mut Turn, broker: &Arc<Broker>, at: &DueAt, copies: &mut usize)
     if due.is_empty() {
         return None;
     }
+    // Without its topic a message is nobody's any more. A group that was deleted has left no state
+    // here; one that is only unknown made itself, and a kill took it away before it was saved.
     let stored = broker.topics.queue(&at.topic.topic, at.queue_id);
-    let alive = stored.filter(|_| broker.groups.get(&at.topic.group).is_some());
     for one in &due {
-        // Without its topic or its group a message is nobody's any more.
-        let step = alive
-            .as_ref()
-            .map_or(Step::Done(0), |stored| copy(turn, broker, &at.topic, stored, *one));
+        let step = match &stored {
+            Some(stored) => copy(turn, broker, &at.topic, stored, *one),
+            None => Step::Done(0),
+        };
         match step {
             Step::Done(end) => settle(broker, at, one.offset, end),
             Step::Cold(physical) => {
