@@ -25,6 +25,16 @@ pub(crate) enum Server {
     Java,
 }
 
+impl Server {
+    /// What clients are told, for bounds that only ours keeps.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Apogee => "apogee",
+            Self::Java => "java",
+        }
+    }
+}
+
 /// What a run came to.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
@@ -154,6 +164,7 @@ fn run_client(
     command
         .arg("run")
         .args(client.args)
+        .env("SERVER", running.server.name())
         .env("NAMESRV_ADDR", format!("127.0.0.1:{}", running.namesrv))
         .env("BROKER_ADDR", format!("127.0.0.1:{}", running.broker))
         .env("RESTART_BROKER", running.command_line("restart-broker"))
@@ -220,6 +231,7 @@ fn judge_end(
 
 /// A server that runs; it is stopped when this goes out of scope.
 struct Running {
+    server: Server,
     script: PathBuf,
     program: PathBuf,
     home: PathBuf,
@@ -238,7 +250,7 @@ impl Running {
         let home = std::env::temp_dir().join(name);
         // Made first, so that whatever a failed start leaves behind is stopped as well.
         let program = suites::release(&root.join("../.."), "apogee");
-        let running = Self { script, program, home, namesrv, broker };
+        let running = Self { server, script, program, home, namesrv, broker };
         let status = running
             .command("start")
             .args(["--ns", &namesrv.to_string(), "--broker", &broker.to_string()])

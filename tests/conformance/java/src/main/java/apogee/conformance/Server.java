@@ -11,6 +11,8 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 /** The server under test: its addresses, the means to prepare it, and the names of this run. */
 final class Server {
     final String label = System.getProperty("label");
+    /** The original looks at what is due, and at its statistics, in turns of many seconds. */
+    final boolean original = "java".equals(System.getenv("SERVER"));
     final String namesrv = need("NAMESRV_ADDR");
     final String broker = need("BROKER_ADDR");
     /** Makes the names of this run different from those of every other run. */
