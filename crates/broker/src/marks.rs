@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use store::{At, Entry, Store, Wait};
-use wire::properties::Known;
 use wire::record::{self, NewRecord, Record, Scanned};
-use wire::text::crc31;
 
 use crate::offsets::Offsets;
 use crate::put;
@@ -137,24 +135,8 @@ impl Marks {
     }
 
     fn write_one(&self, turn: &mut Turn, body: &str, offsets: &[i64]) -> Result<(), net::Refusal> {
-        let broker = Arc::clone(&turn.broker);
-        let host = broker.own_host();
-        let new = NewRecord {
-            topic: self.names.marks,
-            queue_id: 0,
-            flag: 0,
-            sys_flag: 0,
-            born_timestamp: turn.now_ms,
-            born_host: host,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_offset: 0,
-            body: body.as_bytes(),
-            body_crc: crc31(body.as_bytes()),
-            properties: "WAIT\u{1}true\u{2}TAGS\u{1}d\u{2}",
-        };
-        let known = Known::scan(new.properties);
-        let appended = put::append(turn, &broker, &broker.config(), &self.marks, &new, &known)?;
+        let properties = "WAIT\u{1}true\u{2}TAGS\u{1}d\u{2}";
+        let appended = put::append_own(turn, &self.marks, body, properties)?;
         let newest = offsets.iter().max().copied().unwrap_or(-1);
         self.state.lock().noted(appended.place.queue_offset, newest);
         Ok(())

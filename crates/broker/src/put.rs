@@ -8,6 +8,7 @@ use store::{AppendRefused, Appended};
 use wire::codes::response;
 use wire::properties::{Known, MAX_PROPERTIES};
 use wire::record::NewRecord;
+use wire::text::crc31;
 
 use crate::config::BrokerConfig;
 use crate::schedule::{self, Delayed};
@@ -83,6 +84,32 @@ pub fn append(
     turn.arrived(queue, appended.end);
     count(broker, queue, 1, appended.len);
     Ok(appended)
+}
+
+/// Appends a record of the broker's own to a topic of the system.
+pub fn append_own(
+    turn: &mut Turn,
+    queue: &Arc<TopicQueue>,
+    body: &str,
+    properties: &str,
+) -> Result<Appended, Refusal> {
+    let broker = Arc::clone(&turn.broker);
+    let host = broker.own_host();
+    let new = NewRecord {
+        topic: queue.queue.topic(),
+        queue_id: queue.queue.id(),
+        flag: 0,
+        sys_flag: 0,
+        born_timestamp: turn.now_ms,
+        born_host: host,
+        store_host: host,
+        reconsume_times: 0,
+        prepared_offset: 0,
+        body: body.as_bytes(),
+        body_crc: crc31(body.as_bytes()),
+        properties,
+    };
+    append(turn, &broker, &broker.config(), queue, &new, &Known::scan(properties))
 }
 
 /// Whether messages of a topic are shown in light queues.

@@ -22,7 +22,6 @@ use wire::codes::response;
 use wire::json::{Value, object};
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Scanned};
-use wire::text::crc31;
 
 use crate::marks::{copy_of, each_record};
 use crate::put;
@@ -306,7 +305,7 @@ pub fn deliver_due(turn: &mut Turn) {
         }
     }
     if delivered > 0 {
-        if let Err(refused) = tell(turn, &broker, &told) {
+        if let Err(refused) = put::append_own(turn, &broker.schedule.done, &told, "") {
             // Harmless but after a kill: then what was delivered is delivered again.
             tracing::warn!(?refused, "deliveries of delay levels cannot be noted");
         }
@@ -314,27 +313,6 @@ pub fn deliver_due(turn: &mut Turn) {
         progress.version.advance(turn.now_ms);
     }
     broker.schedule.update_next_due(&progress);
-}
-
-/// Puts the new offsets into the log.
-fn tell(turn: &mut Turn, broker: &Arc<Broker>, body: &str) -> Result<(), Refusal> {
-    let host = broker.own_host();
-    let new = NewRecord {
-        topic: DONE_TOPIC,
-        queue_id: 0,
-        flag: 0,
-        sys_flag: 0,
-        born_timestamp: turn.now_ms,
-        born_host: host,
-        store_host: host,
-        reconsume_times: 0,
-        prepared_offset: 0,
-        body: body.as_bytes(),
-        body_crc: crc31(body.as_bytes()),
-        properties: "",
-    };
-    let known = Known::default();
-    put::append(turn, broker, &broker.config(), &broker.schedule.done, &new, &known).map(drop)
 }
 
 enum Step {

@@ -218,17 +218,21 @@ impl Turn {
 
     /// Serves those who wait for what is readable by now.
     fn serve_arrivals(&mut self) {
-        // Serving a group may give another reason to serve it; that one waits for the next turn.
         if self.arrivals.is_empty() {
             return;
         }
         let readable = self.broker.store.watermarks().readable;
-        for arrival in std::mem::take(&mut self.arrivals) {
+        // Serving a group may give another reason to serve it; that one waits for the next turn.
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        for arrival in arrivals.drain(..) {
             match &arrival.of {
                 _ if arrival.end > readable => self.arrivals.push(arrival),
-                Arrived::In(queue) => self.serve_queue(&Arc::clone(queue)),
+                Arrived::In(queue) => self.serve_queue(queue),
                 Arrived::For(waiters, group) => serve::serve(self, waiters, Some(group), -1),
             }
+        }
+        if self.arrivals.is_empty() {
+            self.arrivals = arrivals; // its room is used again
         }
     }
 
