@@ -167,6 +167,7 @@ fn run_client(
         .env("SERVER", running.server.name())
         .env("NAMESRV_ADDR", format!("127.0.0.1:{}", running.namesrv))
         .env("BROKER_ADDR", format!("127.0.0.1:{}", running.broker))
+        .env("METRICS_ADDR", format!("127.0.0.1:{}", running.metrics))
         .env("RESTART_BROKER", running.command_line("restart-broker"))
         .env(
             "KILL_BROKER",
@@ -237,29 +238,44 @@ struct Running {
     home: PathBuf,
     namesrv: u16,
     broker: u16,
+    metrics: u16,
 }
 
 impl Running {
     fn start(root: &Path, server: Server) -> Result<Self> {
-        let (namesrv, broker) = free_ports()?;
+        let [namesrv, broker, metrics] = free_ports()?;
         let script = root.join(match server {
             Server::Apogee => "apogee.sh",
             Server::Java => "reference/reference.sh",
         });
         let name = format!("apogee-conform-{}-{namesrv}", std::process::id());
-        let home = std::env::temp_dir().join(name);
+        let home = std::env::temp_dir().join(&name);
         // Made first, so that whatever a failed start leaves behind is stopped as well.
         let program = suites::release(&root.join("../.."), "apogee");
-        let running = Self { server, script, program, home, namesrv, broker };
+        let running = Self { server, script, program, home, namesrv, broker, metrics };
+        let settings = std::env::temp_dir().join(format!("{name}.properties"));
+        std::fs::write(&settings, running.settings()).context("cannot write settings")?;
         let status = running
             .command("start")
             .args(["--ns", &namesrv.to_string(), "--broker", &broker.to_string()])
+            .arg("--conf")
+            .arg(&settings)
             .status()
             .context("cannot run the script of the server")?;
+        std::fs::remove_file(&settings).context("cannot remove settings")?;
         if !status.success() {
             bail!("the server did not start ({status}); see {}", running.home.display());
         }
         Ok(running)
+    }
+
+    /// What both servers are told besides their ports.
+    fn settings(&self) -> String {
+        format!(
+            "metricsExporterType=PROM\nmetricsPromExporterHost=127.0.0.1\n\
+             metricsPromExporterPort={}\n",
+            self.metrics
+        )
     }
 
     fn command(&self, what: &str) -> Command {
@@ -300,16 +316,17 @@ impl Drop for Running {
     }
 }
 
-/// A port for the name server, and one for the broker whose neighbours are free as well: brokers
-/// listen at -2 for urgent traffic and at +1 for replication.
-fn free_ports() -> Result<(u16, u16)> {
+/// Ports for the name server, for the broker and for its metrics. The neighbours of the second are
+/// free as well: brokers listen at -2 for urgent traffic and at +1 for replication.
+fn free_ports() -> Result<[u16; 3]> {
     let namesrv = TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    let metrics = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     for _ in 0..100 {
         let candidate = TcpListener::bind("127.0.0.1:0").context("no free port")?;
         let port = candidate.local_addr()?.port();
         let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
         if port > 2 && port < u16::MAX && free(port - 2) && free(port + 1) {
-            return Ok((namesrv.local_addr()?.port(), port));
+            return Ok([namesrv.local_addr()?.port(), port, metrics.local_addr()?.port()]);
         }
     }
     bail!("no free ports side by side")

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // greeting and warnings go to the terminal
 
 pub mod cli;
+mod http;
 mod logs;
 pub mod roles;
 

@@ -9,13 +9,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use base::clock::Clock;
 use base::config::Table;
 use broker::BrokerServer;
-use broker::config::BrokerConfig;
+use broker::config::{BrokerConfig, MetricsExporter};
 use broker::register::{Identity, LocalNamesrv};
 use namesrv::routes::{Address, Registration};
 use namesrv::{Namesrv, NamesrvConfig, NamesrvServer};
 use wire::body::{TopicConfigWrapper, TopicRouteData};
 
 use crate::cli::{Cli, Role};
+use crate::http::Http;
 
 /// What is to be started.
 pub struct Plan {
@@ -176,13 +177,15 @@ impl LocalNamesrv for InProcess {
 pub struct Running {
     namesrv: Option<NamesrvServer>,
     broker: Option<BrokerServer>,
+    http: Option<Http>,
     remote_namesrvs: Vec<String>,
 }
 
 impl Running {
     /// Starts everything that is planned.
     pub fn start(plan: Plan, clock: &Clock) -> Result<Running> {
-        let mut running = Running { namesrv: None, broker: None, remote_namesrvs: Vec::new() };
+        let mut running =
+            Running { namesrv: None, broker: None, http: None, remote_namesrvs: Vec::new() };
         if let Some((config, file, kv, listen)) = plan.namesrv {
             let namesrv = Namesrv::open(config, file, kv, clock.clone())?;
             let started = namesrv::start(namesrv, listen);
@@ -204,16 +207,22 @@ impl Running {
             if local.is_none() && running.remote_namesrvs.is_empty() {
                 bail!("no name server: set namesrvAddr in the file or give -n HOST:PORT");
             }
+            let metrics = metrics_address(&config)?;
             let started = broker::start(config, file, clock.clone(), namesrv, listen);
-            running.broker = Some(started.map_err(|error| match error {
+            let server = started.map_err(|error| match error {
                 broker::StartError::Io(error) => port_in_use(error, "listenPort"),
                 error => error.into(),
-            })?);
+            })?;
+            if let Some(listen) = metrics {
+                let http = Http::start(listen, Arc::clone(&server.broker));
+                running.http = Some(http.map_err(|e| port_in_use(e, "metricsPromExporterPort"))?);
+            }
+            running.broker = Some(server);
         }
         Ok(running)
     }
 
-    /// Five lines for the person who started the process.
+    /// A few lines for the person who started the process.
     pub fn greeting(&self, took: Duration) -> Vec<String> {
         let mut lines = vec![format!("apogee {}", env!("CARGO_PKG_VERSION"))];
         let namesrv = self.namesrv.as_ref().map(|server| format!("name server {}", server.local()));
@@ -226,6 +235,9 @@ impl Running {
             format!("broker {}; clients are given {handed_out}", server.local())
         });
         lines.push([namesrv.clone(), address].into_iter().flatten().collect::<Vec<_>>().join(", "));
+        if let Some(http) = &self.http {
+            lines.push(format!("metrics http://{}/metrics", http.local));
+        }
         if let Some(server) = broker {
             let config = server.broker.config();
             lines.push(format!("data in {}", config.store_path_root_dir));
@@ -260,6 +272,7 @@ impl Running {
 
     /// Stops the broker first, so that it leaves a name server that still runs.
     pub fn stop(self) -> Result<()> {
+        self.http.into_iter().for_each(Http::stop);
         let closed = self.broker.map(BrokerServer::stop).transpose();
         if let Some(server) = self.namesrv {
             server.stop();
@@ -267,6 +280,17 @@ impl Running {
         closed.context("the store was not closed cleanly")?;
         Ok(())
     }
+}
+
+/// Where metrics are told, if they are. Java: `brokerIP1` unless there is a host of its own.
+fn metrics_address(config: &BrokerConfig) -> Result<Option<SocketAddr>> {
+    if config.metrics_exporter_type != MetricsExporter::Prom {
+        return Ok(None);
+    }
+    let hosts = [&config.metrics_prom_exporter_host, &config.broker_ip1, &config.bind_address];
+    let host = hosts.into_iter().find(|host| !host.is_empty());
+    let host = host.map_or("127.0.0.1", String::as_str);
+    resolve(host, config.metrics_prom_exporter_port).map(Some)
 }
 
 /// The other name servers of a list: the one of this process is told directly.

@@ -262,6 +262,13 @@ impl Clients {
             .collect()
     }
 
+    /// Consumer groups with connections, sorted.
+    pub fn consumer_groups(&self) -> Vec<String> {
+        let mut groups: Vec<String> = self.0.lock().consumers.keys().cloned().collect();
+        groups.sort_unstable();
+        groups
+    }
+
     /// Consumer groups that are subscribed to a topic now, sorted.
     pub fn subscribers(&self, topic: &str) -> Vec<String> {
         let tables = self.0.lock();

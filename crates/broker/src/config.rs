@@ -9,6 +9,29 @@ const DELAY_LEVELS: &str = "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m
 /// Keys that cannot change at run time, whatever the caller. Java: `configBlackList`.
 const BLACK_LIST: [&str; 3] = ["brokerConfigPath", "rocketmqHome", "configBlackList"];
 
+/// How metrics are told. Java: `MetricsExporterType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsExporter {
+    /// Not at all.
+    Disable,
+    /// On an HTTP port, for Prometheus.
+    Prom,
+}
+
+impl Setting for MetricsExporter {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_uppercase().as_str() {
+            "DISABLE" => Ok(MetricsExporter::Disable),
+            "PROM" => Ok(MetricsExporter::Prom),
+            "OTLP_GRPC" | "LOG" => Err("only PROM is served yet, or DISABLE".into()),
+            _ => Err("PROM or DISABLE is wanted".into()),
+        }
+    }
+    fn show(&self) -> String {
+        if *self == MetricsExporter::Prom { "PROM".into() } else { "DISABLE".into() }
+    }
+}
+
 /// When a message counts as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushDiskType {
@@ -197,6 +220,17 @@ base::config! {
             "Limit: sends that wait for the disk at once";
         "pullThreadPoolQueueCapacity" pull_thread_pool_queue_capacity: i32 = 100_000, Hot,
             "Limit: pulls parked at once";
+        "metricsExporterType" metrics_exporter_type: MetricsExporter =
+            MetricsExporter::Disable, Cold,
+            "PROM tells metrics on an HTTP port, DISABLE does not";
+        "metricsPromExporterHost" metrics_prom_exporter_host: String = String::new(), Cold,
+            "Address of that port; empty: brokerIP1, else bindAddress";
+        "metricsPromExporterPort" metrics_prom_exporter_port: u16 = 5557, Cold,
+            "That port";
+        "metricsLabel" metrics_label: String = String::new(), Cold,
+            "Labels for all metrics: name:value, separated by commas";
+        "estimateAccumulation" estimate_accumulation: bool = true, Hot,
+            "Whether lag counts only what a group's filter of tags would pass";
         "maxConnections" max_connections: i32 [1..=1_000_000] = 20_000, Cold,
             "Limit: connections. Ours";
         "maxUnsentBytes" max_unsent_bytes: i32 [4096..=1_073_741_824] = 1_048_576, Cold,
@@ -217,6 +251,7 @@ pub struct BrokerConfig {
     delay_levels_ms: Vec<i64>,
     delete_hours: Vec<u8>,
     addresses: Vec<String>,
+    metric_labels: Vec<(String, String)>,
 }
 
 impl std::ops::Deref for BrokerConfig {
@@ -230,7 +265,13 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         let rows = BrokerRows::default();
         let delay_levels_ms = parse_levels(&rows.message_delay_level).unwrap_or_default();
-        BrokerConfig { rows, delay_levels_ms, delete_hours: vec![4], addresses: Vec::new() }
+        BrokerConfig {
+            rows,
+            delay_levels_ms,
+            delete_hours: vec![4],
+            addresses: Vec::new(),
+            metric_labels: Vec::new(),
+        }
     }
 }
 
@@ -305,6 +346,10 @@ impl Table for BrokerConfig {
             parse_addresses(&rows.namesrv_addr).map_err(|problem| ("namesrvAddr", problem))?;
         warnings.extend(told);
         self.addresses = addresses;
+        let (labels, bad) = parse_labels(&self.rows.metrics_label);
+        let odd = |part| format!("metricsLabel: {part:?} is not name:value and is left out");
+        warnings.extend(bad.into_iter().map(odd));
+        self.metric_labels = labels;
         Ok(warnings)
     }
 }
@@ -340,6 +385,11 @@ impl BrokerConfig {
     /// Name servers as `host:port`.
     pub fn namesrv_addresses(&self) -> Vec<String> {
         self.addresses.clone()
+    }
+
+    /// Labels that every metric gets.
+    pub fn metric_labels(&self) -> &[(String, String)] {
+        &self.metric_labels
     }
 
     /// Whether sends wait for the disk.
@@ -412,6 +462,25 @@ fn parse_levels(text: &str) -> Result<Vec<i64>, String> {
         .collect();
     levels
         .and_then(|l| if l.is_empty() { Err("at least one level is wanted".into()) } else { Ok(l) })
+}
+
+/// Labels of `name:value,name:value`, and the parts that are none.
+fn parse_labels(text: &str) -> (Vec<(String, String)>, Vec<String>) {
+    let is_name = |name: &str| {
+        !name.starts_with(|c: char| c.is_ascii_digit())
+            && !name.is_empty()
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let (mut labels, mut bad) = (Vec::new(), Vec::new());
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        match part.split_once(':') {
+            Some((name, value)) if is_name(name) && !value.contains(':') => {
+                labels.push((name.to_owned(), value.to_owned()));
+            }
+            _ => bad.push(part.to_owned()),
+        }
+    }
+    (labels, bad)
 }
 
 /// Hours of `04;16`, and the words that are none.

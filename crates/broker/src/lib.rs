@@ -12,6 +12,7 @@ pub mod groups;
 pub mod handlers;
 pub mod locks;
 pub mod marks;
+pub mod metrics;
 pub mod offsets;
 pub mod pop;
 pub mod put;

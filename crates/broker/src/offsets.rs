@@ -50,6 +50,31 @@ impl Offsets {
         Ok(Offsets { table: Mutex::new(table), path })
     }
 
+    /// Takes back offsets above the end of their queue, for a start: the log has lost what a power
+    /// cut took, and what takes the lost messages' offsets must not be skipped. `end` knows the
+    /// next offset of a queue.
+    pub fn cut_to(&self, end: impl Fn(&str, i32) -> Option<i64>) {
+        let table = &mut *self.table.lock();
+        for (group, topics) in &mut table.groups {
+            for (topic, queues) in topics {
+                for (id, offset) in queues {
+                    if let Some(end) = end(topic, *id).filter(|end| end < offset) {
+                        tracing::warn!(
+                            group,
+                            topic,
+                            queue = id,
+                            offset,
+                            end,
+                            "committed offset above the end of the queue, taken back"
+                        );
+                        *offset = end;
+                        table.dirty = true;
+                    }
+                }
+            }
+        }
+    }
+
     /// The committed offset of a queue.
     pub fn get(&self, group: &str, topic: &str, queue_id: i32) -> Option<i64> {
         self.table.lock().groups.get(group)?.get(topic)?.get(&queue_id).copied()

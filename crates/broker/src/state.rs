@@ -112,6 +112,7 @@ impl Broker {
         let topics = Topics::open(path, saved, Arc::clone(&store), clock.clone(), &config);
         let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
+        offsets.cut_to(|name, id| Some(topics.queue(name, id)?.queue.next_offset()));
         let levels = config.delay_levels_ms().to_vec();
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
         let checks = folder.join("apogee-transactionChecks.json");

@@ -4,7 +4,7 @@
 //!
 //! Counting is atomic addition; a background thread samples every ten seconds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -185,6 +185,15 @@ impl Traffic {
     }
 }
 
+/// How the transactions of a topic ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TransactionEnds {
+    /// Half messages that were committed.
+    pub commits: u64,
+    /// Half messages that were rolled back.
+    pub rollbacks: u64,
+}
+
 /// What a group does with a topic.
 #[derive(Default)]
 pub struct GroupTraffic {
@@ -231,6 +240,7 @@ pub struct Stats {
     /// Messages got by groups of users, and their bytes.
     pub user_gets: Traffic,
     all_puts: Mutex<History>,
+    transaction_ends: Mutex<BTreeMap<String, TransactionEnds>>,
     days: Mutex<Days>,
     groups: RwLock<HashMap<String, ByTopic, RandomState>>,
 }
@@ -249,6 +259,37 @@ impl Stats {
     /// The counters of a group and topic, if there are any.
     pub fn known_group(&self, group: &str, topic: &str) -> Option<Arc<GroupTraffic>> {
         self.groups.read().get(group)?.get(topic).cloned()
+    }
+
+    /// Every group and topic, with their counters; sorted.
+    pub fn all_groups(&self) -> Vec<(String, String, Arc<GroupTraffic>)> {
+        let groups = self.groups.read();
+        let of_group = |(group, topics): (&String, &ByTopic)| {
+            let of_topic = |(topic, traffic): (&String, &Arc<GroupTraffic>)| {
+                (group.clone(), topic.clone(), Arc::clone(traffic))
+            };
+            topics.iter().map(of_topic).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = groups.iter().flat_map(of_group).collect();
+        all.sort_unstable_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+        all
+    }
+
+    /// Counts the end of a transaction.
+    pub fn transaction_ended(&self, topic: &str, committed: bool) {
+        let mut ends = self.transaction_ends.lock();
+        if !ends.contains_key(topic) {
+            ends.insert(topic.to_owned(), TransactionEnds::default());
+        }
+        if let Some(ends) = ends.get_mut(topic) {
+            ends.commits += u64::from(committed);
+            ends.rollbacks += u64::from(!committed);
+        }
+    }
+
+    /// How the transactions of each topic ended.
+    pub fn transaction_ends(&self) -> Vec<(String, TransactionEnds)> {
+        self.transaction_ends.lock().iter().map(|(topic, ends)| (topic.clone(), *ends)).collect()
     }
 
     /// Messages per second that a group got of a topic in the last minute.

@@ -63,6 +63,12 @@ impl TimerMetrics {
         table.dirty = true;
     }
 
+    /// Waiting messages of each topic.
+    pub fn counts(&self) -> Vec<(String, i64)> {
+        let table = self.table.lock();
+        table.topics.iter().map(|(topic, metric)| (topic.clone(), metric.count)).collect()
+    }
+
     /// The table in Java's shape.
     pub fn body(&self) -> Value {
         let table = self.table.lock();

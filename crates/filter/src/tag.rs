@@ -38,6 +38,11 @@ impl TagFilter {
         Ok(TagFilter { tags, codes })
     }
 
+    /// Whether everything is wanted.
+    pub fn is_all(&self) -> bool {
+        self.codes.is_empty()
+    }
+
     /// Whether an entry with this tag hash may match. Different tags can share a hash: the client
     /// compares the text.
     pub fn matches(&self, tags_code: i64) -> bool {

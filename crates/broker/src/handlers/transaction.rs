@@ -93,6 +93,8 @@ pub fn finish(
         return Err(refused);
     }
     broker.transactions.ended(offset);
+    let topic = properties::get(half.properties(), properties::REAL_TOPIC).unwrap_or_default();
+    broker.stats.transaction_ended(topic, how == TRANSACTION_COMMIT);
     Ok(())
 }
 

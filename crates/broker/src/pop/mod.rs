@@ -236,6 +236,17 @@ impl Pops {
         topic.with_known(queue_id, |queue| queue.begun.then_some(queue.progress.next)).flatten()
     }
 
+    /// The next offset that a group pops of a queue, and how many messages of it are in flight;
+    /// `None` when it never popped there.
+    pub fn progress(&self, group: &str, topic: &str, queue_id: i32) -> Option<(i64, i64)> {
+        let topic = self.existing(group, topic)?;
+        let progress = |queue: &mut PopQueue| {
+            let progress = &queue.progress;
+            queue.begun.then_some((progress.next, progress.flight.len() as i64))
+        };
+        topic.with_known(queue_id, progress).flatten()
+    }
+
     /// Messages in flight, over all groups.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)

@@ -40,6 +40,7 @@ public final class Main {
         PullScenarios.list(together);
         GroupScenarios.list(together);
         TopicScenarios.list(together);
+        MetricScenarios.list(together);
         TransactionScenarios.list(together);
         RequestScenarios.list(together);
         addPop(together, alone);
