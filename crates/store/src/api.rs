@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use wire::record::Place;
 
+use crate::disk::Disk;
+
 /// Topic of messages that wait for a delay level. Java: `TopicValidator.RMQ_SYS_SCHEDULE_TOPIC`.
 pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
 
@@ -33,6 +35,8 @@ pub enum FlushMode {
 /// Everything that a store needs to know. Start from [`StoreConfig::new`].
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
+    /// Where the files are; the file system unless a test wants another one.
+    pub disk: Disk,
     /// Directory of the store. Java: `storePathRootDir`.
     pub root: PathBuf,
     /// Directory of the commit log files. Java: `storePathCommitLog`.
@@ -82,6 +86,7 @@ impl StoreConfig {
         levels.extend((1..=10).map(|minutes| minutes * M));
         levels.extend([20 * M, 30 * M, H, 2 * H]);
         StoreConfig {
+            disk: Disk::default(),
             commit_log_dir: root.join("commitlog"),
             root,
             commit_log_file_size: 1 << 30,

@@ -144,7 +144,8 @@ impl Store {
                 if batch.entry.physical_offset < log_min {
                     removed = true;
                 } else if filter(&batch.entry) {
-                    let good = self.read_picks(&[(batch.entry.physical_offset, len)], wait, out)?;
+                    let good =
+                        self.read_picks(queue, &[(batch.entry.physical_offset, len)], wait, out)?;
                     removed |= good == 0;
                     messages += good * count;
                 }

@@ -3,12 +3,10 @@
 //! Owns the file's bytes; the caller serialises writers. Never claims more than what was synced
 //! before: the consume queues up to `logics_offset` are complete and on disk, and so is the log.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::files;
+use crate::disk::Disk;
 
 const SIZE: u64 = 4096;
 /// Behind Java's six fields: says that this store wrote the field before it, whose meaning is
@@ -36,9 +34,9 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// Reads the file; anything unreadable counts as unknown.
-    pub(crate) fn load(path: &Path) -> Checkpoint {
+    pub(crate) fn load(disk: &Disk, path: &Path) -> Checkpoint {
         let mut raw = [0; 64];
-        if File::open(path).and_then(|file| file.read_exact_at(&mut raw, 0)).is_err() {
+        if disk.open(path).and_then(|file| file.read_exact_at(&mut raw, 0)).is_err() {
             return Checkpoint::default();
         }
         let field = |index: usize| {
@@ -58,7 +56,7 @@ impl Checkpoint {
     }
 
     /// Writes the file durably.
-    pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn save(&self, disk: &Disk, path: &Path) -> io::Result<()> {
         let fields = [
             self.physic_ms,
             self.logics_ms,
@@ -73,7 +71,7 @@ impl Checkpoint {
         for (bytes, field) in raw.chunks_exact_mut(8).zip(fields) {
             bytes.copy_from_slice(&field.to_be_bytes());
         }
-        let file = files::create_sized(path, SIZE)?;
+        let file = disk.create_sized(path, SIZE)?;
         file.write_all_at(&raw, 0)?;
         file.sync_data()
     }
@@ -87,14 +85,14 @@ mod tests {
     #[test]
     fn round_trip_and_java_moves_the_field() {
         let dir = TempDir::new("checkpoint");
-        let path = dir.path().join("checkpoint");
-        assert_eq!(Checkpoint::load(&path), Checkpoint::default());
+        let (disk, path) = (Disk::default(), dir.path().join("checkpoint"));
+        assert_eq!(Checkpoint::load(&disk, &path), Checkpoint::default());
         let saved =
             Checkpoint { physic_ms: 1, logics_offset: 77, exact: true, ..Default::default() };
-        saved.save(&path).unwrap();
-        assert_eq!(Checkpoint::load(&path), saved);
+        saved.save(&disk, &path).unwrap();
+        assert_eq!(Checkpoint::load(&disk, &path), saved);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
-        files::open(&path).unwrap().write_all_at(&78_i64.to_be_bytes(), 40).unwrap();
-        assert!(!Checkpoint::load(&path).exact);
+        disk.open(&path).unwrap().write_all_at(&78_i64.to_be_bytes(), 40).unwrap();
+        assert!(!Checkpoint::load(&disk, &path).exact);
     }
 }

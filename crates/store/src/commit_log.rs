@@ -10,9 +10,7 @@
 //! `MappedFileQueue`; the files are the same bytes.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -21,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::record::{BLANK_LEN, MAGIC_BLANK};
 
 use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
-use crate::config_file::sync_dir;
+use crate::disk::{Disk, File};
 use crate::files;
 use crate::ring::Ring;
 
@@ -74,6 +72,7 @@ struct Writer {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct CommitLog {
+    disk: Disk,
     dir: PathBuf,
     file_size: i64,
     sync_mode: bool,
@@ -108,13 +107,14 @@ pub(crate) enum Got {
 impl CommitLog {
     /// Opens the files in `dir`; the positions are unset until [`CommitLog::start_at`].
     pub(crate) fn open(
+        disk: &Disk,
         dir: &Path,
         configured_size: u64,
         ring_bytes: usize,
         sync_mode: bool,
     ) -> Result<CommitLog, OpenError> {
-        fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
-        let listed = files::list(dir)?.unwrap_or_default();
+        disk.create_dirs_durably(dir).map_err(OpenError::io(dir))?;
+        let listed = files::list(disk, dir)?.unwrap_or_default();
         let size = files::common_size(&listed)?;
         if let Some(size) = size.filter(|size| *size != configured_size) {
             if listed.len() == 1 && size % 4096 != 0 {
@@ -126,11 +126,12 @@ impl CommitLog {
         }
         let mut segments = VecDeque::new();
         for found in listed {
-            let file = files::open(&found.path).map_err(OpenError::io(&found.path))?;
+            let file = disk.open(&found.path).map_err(OpenError::io(&found.path))?;
             segments.push_back(Arc::new(Segment { start: found.start, file, path: found.path }));
         }
         let min = segments.front().map_or(0, |segment: &Arc<Segment>| segment.start);
         Ok(CommitLog {
+            disk: disk.clone(),
             dir: dir.to_path_buf(),
             file_size: size.unwrap_or(configured_size) as i64,
             sync_mode,
@@ -279,8 +280,7 @@ impl CommitLog {
                 None => self.create_segment(start)?,
             };
             let end = (from + RESERVE_STEP).min(start + self.file_size);
-            let reserved =
-                files::reserve(&segment.file, (from - start) as u64, (end - from) as u64)?;
+            let reserved = segment.file.reserve((from - start) as u64, (end - from) as u64)?;
             let covered = if reserved { end } else { start + self.file_size };
             self.reserved.store(covered, Ordering::SeqCst);
         }
@@ -288,8 +288,8 @@ impl CommitLog {
 
     fn create_segment(&self, start: i64) -> io::Result<Arc<Segment>> {
         let path = self.dir.join(files::name_of(start));
-        let file = files::create_sized(&path, self.file_size as u64)?;
-        sync_dir(&self.dir)?;
+        let file = self.disk.create_sized(&path, self.file_size as u64)?;
+        self.disk.sync_dir(&self.dir)?;
         let segment = Arc::new(Segment { start, file, path });
         let mut segments = self.segments.write();
         if segments.is_empty() {
@@ -395,9 +395,13 @@ impl CommitLog {
     /// Appends `[at, at + len)`, which lies in one file, to `out` from that file.
     pub(crate) fn read_file(&self, at: i64, len: usize, wait: Wait, out: &mut Vec<u8>) -> Got {
         let Some(segment) = self.segment_at(at) else { return Got::Gone };
+        // A damaged queue entry may say any length.
+        if len as i64 > self.file_size - (at - segment.start) {
+            return Got::Gone;
+        }
         let before = out.len();
         out.resize(before + len, 0);
-        match files::read_at(&segment.file, &mut out[before..], (at - segment.start) as u64, wait) {
+        match segment.file.read_at(&mut out[before..], (at - segment.start) as u64, wait) {
             Ok(true) => return Got::Bytes,
             Ok(false) => {
                 out.truncate(before);
@@ -429,8 +433,8 @@ impl CommitLog {
         // First out of sight, then off the disk: a reader gets "gone", not an error.
         self.min.store(oldest.start + self.file_size, Ordering::SeqCst);
         self.segments.write().pop_front();
-        fs::remove_file(&oldest.path)?;
-        sync_dir(&self.dir)?;
+        self.disk.remove_file(&oldest.path)?;
+        self.disk.sync_dir(&self.dir)?;
         Ok(true)
     }
 

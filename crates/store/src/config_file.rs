@@ -5,9 +5,10 @@
 //! writes in place; the file names are the same, so that either side reads the other's.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::disk::{Disk, Present};
 
 /// Neither the file nor its backup could be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,25 +37,25 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Makes renames and creations in a directory durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Replaces the file's text durably and keeps the former one as `<name>.bak`. Creates the
 /// directory when needed. After an error the former text is still there, as file or as backup.
 pub fn save(path: &Path, text: &str) -> io::Result<()> {
+    save_on(&Disk::default(), path, text)
+}
+
+/// [`save`] on a disk of one's own.
+pub fn save_on(disk: &Disk, path: &Path, text: &str) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
+    disk.create_dirs_durably(dir)?;
     let temporary = beside(path, ".tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    if path.exists() {
-        fs::rename(path, beside(path, ".bak"))?;
+    let file = disk.create(&temporary, Present::Empty)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.sync_data()?;
+    if disk.exists(path) {
+        disk.rename(path, &beside(path, ".bak"))?;
     }
-    fs::rename(&temporary, path)?;
-    sync_dir(dir)
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(dir)
 }
 
 /// Loads what [`save`] or Java wrote: the file, or its backup when the file is absent, empty or
@@ -63,19 +64,30 @@ pub fn load<T, E: std::fmt::Display>(
     path: &Path,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> Result<Option<T>, LoadError> {
+    load_on(&Disk::default(), path, parse)
+}
+
+/// [`load`] from a disk of one's own.
+pub fn load_on<T, E: std::fmt::Display>(
+    disk: &Disk,
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, LoadError> {
     let mut bad = None;
     for (candidate, backup) in [(path.to_path_buf(), false), (beside(path, ".bak"), true)] {
-        let text = match fs::read_to_string(&candidate) {
-            Ok(text) if text.trim().is_empty() => continue,
-            Ok(text) => text,
+        let text = match disk.read(&candidate) {
+            // What is no text does not parse.
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_else(|_| String::from("\u{0}")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::from("\u{0}"),
             Err(source) => return Err(LoadError::Io { path: candidate, source }),
         };
+        if text.trim().is_empty() {
+            continue;
+        }
         match parse(&text) {
             Ok(value) => {
                 if bad.is_some() {
-                    keep_aside(path);
+                    keep_aside(disk, path);
                 }
                 return Ok(Some(value));
             }
@@ -91,9 +103,9 @@ pub fn load<T, E: std::fmt::Display>(
     bad.map_or(Ok(None), Err)
 }
 
-fn keep_aside(path: &Path) {
+fn keep_aside(disk: &Disk, path: &Path) {
     let aside = beside(path, ".bad");
-    if let Err(error) = fs::rename(path, &aside) {
+    if let Err(error) = disk.rename(path, &aside) {
         tracing::warn!(file = %path.display(), %error, "cannot keep the bad config file aside");
     }
 }
@@ -102,6 +114,7 @@ fn keep_aside(path: &Path) {
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use std::fs;
 
     fn number(text: &str) -> Result<i32, std::num::ParseIntError> {
         text.trim().parse()

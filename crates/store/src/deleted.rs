@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 
 use crate::api::OpenError;
 use crate::config_file;
+use crate::disk::Disk;
 
 /// Topic to the physical offset of its deletion.
 #[derive(Debug)]
 pub(crate) struct DeletedTopics {
+    disk: Disk,
     path: PathBuf,
     offsets: BTreeMap<String, i64>,
 }
@@ -31,11 +33,11 @@ fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
 
 impl DeletedTopics {
     /// Loads the list of the store at `root`.
-    pub(crate) fn load(root: &Path) -> Result<DeletedTopics, OpenError> {
+    pub(crate) fn load(disk: &Disk, root: &Path) -> Result<DeletedTopics, OpenError> {
         let path = root.join("config").join("apogee-deleted-topics.txt");
-        let offsets = config_file::load(&path, parse)
+        let offsets = config_file::load_on(disk, &path, parse)
             .map_err(|error| OpenError::Layout { path: path.clone(), reason: error.to_string() })?;
-        Ok(DeletedTopics { path, offsets: offsets.unwrap_or_default() })
+        Ok(DeletedTopics { disk: disk.clone(), path, offsets: offsets.unwrap_or_default() })
     }
 
     /// Records of `topic` below the result do not exist; 0 when it was never deleted.
@@ -71,7 +73,8 @@ impl DeletedTopics {
         let lines: Vec<_> =
             self.offsets.iter().map(|(topic, offset)| format!("{offset} {topic}\n")).collect();
         // A last line of blank text would pass for an absent file, so an empty list has a mark.
-        config_file::save(
+        config_file::save_on(
+            &self.disk,
             &self.path,
             &if lines.is_empty() { "0 \n".into() } else { lines.concat() },
         )
@@ -86,14 +89,14 @@ mod tests {
     #[test]
     fn deletions_are_remembered_until_the_log_has_passed() {
         let dir = TempDir::new("deleted");
-        let mut deleted = DeletedTopics::load(dir.path()).unwrap();
+        let mut deleted = DeletedTopics::load(&Disk::default(), dir.path()).unwrap();
         deleted.add("%RETRY%a b", 500).unwrap();
         deleted.add("t", 900).unwrap();
-        let mut deleted = DeletedTopics::load(dir.path()).unwrap();
+        let mut deleted = DeletedTopics::load(&Disk::default(), dir.path()).unwrap();
         assert_eq!((deleted.offset("%RETRY%a b"), deleted.offset("t")), (500, 900));
         deleted.prune(600).unwrap();
         deleted.prune(900).unwrap();
-        let deleted = DeletedTopics::load(dir.path()).unwrap();
+        let deleted = DeletedTopics::load(&Disk::default(), dir.path()).unwrap();
         assert_eq!((deleted.offset("t"), deleted.offset("x")), (0, 0));
     }
 }

@@ -3,10 +3,11 @@
 //! Owns the handles; the caller locks. A reader's `Arc` keeps a file open that was let go here.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
+
+use crate::disk::File;
 
 const HANDLES: usize = 64;
 

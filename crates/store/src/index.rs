@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use parking_lot::Mutex;
 
 use crate::api::OpenError;
+use crate::disk::Disk;
 use crate::index_file::{Header, IndexFile, Shape};
 
 /// The background thread is woken when this many entries wait.
@@ -27,6 +28,7 @@ struct Key {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Index {
+    disk: Disk,
     dir: PathBuf,
     shape: Shape,
     pending: Mutex<Vec<Key>>,
@@ -51,28 +53,22 @@ impl Index {
     /// Loads the files in `dir`. After a crash the newest one is rebuilt from its entries.
     /// Also returns from which physical offset on records are missing; `None`: no record is.
     pub(crate) fn open(
+        disk: &Disk,
         dir: PathBuf,
         shape: Shape,
         crashed: bool,
     ) -> Result<(Index, Option<i64>), OpenError> {
-        let mut names = Vec::new();
-        match std::fs::read_dir(&dir) {
-            Ok(entries) => {
-                for entry in entries {
-                    let path = entry.map_err(OpenError::io(&dir))?.path();
-                    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                    if name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit()) {
-                        names.push(path);
-                    }
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(OpenError::io(&dir)(error)),
-        }
+        let found = match disk.list(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            found => found.map_err(OpenError::io(&dir))?,
+        };
+        let is_index = |name: &str| name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit());
+        let named = found.into_iter().filter(|found| is_index(&found.name));
+        let mut names: Vec<PathBuf> = named.map(|found| dir.join(found.name)).collect();
         names.sort();
         let mut older = Vec::new();
         for path in names {
-            match IndexFile::open(&path, shape) {
+            match IndexFile::open(disk, &path, shape) {
                 Ok(file) => older.push(file),
                 Err(error) => {
                     tracing::warn!(file = %path.display(), %error, "index file left aside");
@@ -90,7 +86,7 @@ impl Index {
             });
         }
         let files = Mutex::new(Files { older, newest, spare: Vec::new() });
-        Ok((Index { dir, shape, pending: Mutex::default(), files }, from))
+        Ok((Index { disk: disk.clone(), dir, shape, pending: Mutex::default(), files }, from))
     }
 
     /// Notes a key of a record; in log order. Returns whether the background thread must be woken.
@@ -131,10 +127,10 @@ impl Index {
             let previous = files.older.last();
             let after = previous.and_then(|file| file.path().file_name()?.to_str()?.parse().ok());
             let name = time_name(key.timestamp_ms).max(after.map_or(0, |name: i64| name + 1));
-            std::fs::create_dir_all(&self.dir)?;
+            self.disk.create_dir_all(&self.dir)?;
             let path = self.dir.join(format!("{name:017}"));
             let header = previous.map_or_else(Header::default, |file| file.header().successor());
-            files.newest = Some(IndexFile::create(&path, self.shape, header)?);
+            files.newest = Some(IndexFile::create(&self.disk, &path, self.shape, header)?);
         }
         let newest = files.newest.as_mut().ok_or_else(|| io::Error::other("no index file"))?;
         newest.insert(key.hash, key.physical_offset, key.timestamp_ms)
@@ -181,7 +177,7 @@ impl Index {
             && newest.header().end_offset >= end
         {
             if newest.rebuild(end, false)?.is_none() {
-                std::fs::remove_file(newest.path())?;
+                self.disk.remove_file(newest.path())?;
                 files.newest = files.older.pop();
             }
         }
@@ -192,7 +188,7 @@ impl Index {
     pub(crate) fn remove_below(&self, log_min: i64) -> io::Result<()> {
         let files = &mut *self.files.lock();
         while files.older.first().is_some_and(|file| file.header().end_offset < log_min) {
-            std::fs::remove_file(files.older.remove(0).path())?;
+            self.disk.remove_file(files.older.remove(0).path())?;
         }
         Ok(())
     }
@@ -240,7 +236,9 @@ mod tests {
     #[test]
     fn keys_are_found_over_files_restarts_crashes_and_cuts() {
         let dir = TempDir::new("index");
-        let open = |crashed| Index::open(dir.path().join("index"), SHAPE, crashed).unwrap();
+        let open = |crashed| {
+            Index::open(&Disk::default(), dir.path().join("index"), SHAPE, crashed).unwrap()
+        };
         let (index, from) = open(false);
         assert_eq!(from, Some(0));
         // 50 records of two keys: one of its own, and one of ten shared ones.

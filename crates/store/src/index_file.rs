@@ -4,12 +4,10 @@
 //! memory. Locks nothing; the index serialises. Writes entries first, then slots, then the header,
 //! so that after a crash the entries up to the header's count are good.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::files;
+use crate::disk::{Disk, File};
 
 const HEADER: u64 = 40;
 const ENTRY: usize = 20;
@@ -107,15 +105,20 @@ pub(crate) struct IndexFile {
 }
 
 impl IndexFile {
-    pub(crate) fn create(path: &Path, shape: Shape, header: Header) -> io::Result<IndexFile> {
-        let file = files::create_sized(path, shape.file_len())?;
+    pub(crate) fn create(
+        disk: &Disk,
+        path: &Path,
+        shape: Shape,
+        header: Header,
+    ) -> io::Result<IndexFile> {
+        let file = disk.create_sized(path, shape.file_len())?;
         Ok(IndexFile::with(path, file, shape, header))
     }
 
     /// Opens an existing file, which must have the shape's length.
-    pub(crate) fn open(path: &Path, shape: Shape) -> io::Result<IndexFile> {
-        let file = files::open(path)?;
-        let len = file.metadata()?.len();
+    pub(crate) fn open(disk: &Disk, path: &Path, shape: Shape) -> io::Result<IndexFile> {
+        let file = disk.open(path)?;
+        let len = file.len()?;
         if len != shape.file_len() {
             return Err(io::Error::other(format!("{len} bytes, not {}", shape.file_len())));
         }

@@ -10,13 +10,13 @@
 //!
 //! Nothing here is synced but on request: users must be able to live with the loss of the end.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use wire::text::crc31;
+
+use crate::disk::{Disk, File, Present};
 
 /// Length and CRC in front of a block.
 const HEAD: usize = 8;
@@ -26,6 +26,7 @@ const MAX_BLOCK: usize = 1 << 30;
 /// An open journal. Not shared: its owner locks it.
 #[derive(Debug)]
 pub struct Journal {
+    disk: Disk,
     dir: PathBuf,
     generation: u64,
     file: Option<Arc<File>>,
@@ -37,10 +38,14 @@ pub struct Journal {
 impl Journal {
     /// Reads what is there, oldest first, and begins a generation. `replay` gets the number of a
     /// generation and a block of it. Errors: files that cannot be read; damage is no error.
-    pub fn open(dir: &Path, mut replay: impl FnMut(u64, &[u8])) -> io::Result<Journal> {
+    pub fn open(
+        disk: &Disk,
+        dir: &Path,
+        mut replay: impl FnMut(u64, &[u8]),
+    ) -> io::Result<Journal> {
         let mut newest = 0;
-        for generation in generations(dir)? {
-            let bytes = fs::read(dir.join(name_of(generation)))?;
+        for generation in generations(disk, dir)? {
+            let bytes = disk.read(&dir.join(name_of(generation)))?;
             let mut rest = bytes.as_slice();
             while let Some((block, after)) = split(rest) {
                 replay(generation, block);
@@ -54,6 +59,7 @@ impl Journal {
         }
         let block = vec![0; HEAD];
         Ok(Journal {
+            disk: disk.clone(),
             dir: dir.to_path_buf(),
             generation: newest + 1,
             file: None,
@@ -115,9 +121,9 @@ impl Journal {
         if let Some(file) = &self.file {
             return Ok(Arc::clone(file));
         }
-        fs::create_dir_all(&self.dir)?;
+        self.disk.create_dir_all(&self.dir)?;
         let path = self.dir.join(name_of(self.generation));
-        let file = Arc::new(OpenOptions::new().write(true).create(true).truncate(true).open(path)?);
+        let file = Arc::new(self.disk.create(&path, Present::Empty)?);
         self.file = Some(Arc::clone(&file));
         Ok(file)
     }
@@ -136,8 +142,10 @@ impl Journal {
 
     /// Deletes every older generation. Everything must be in this one, and synced.
     pub fn drop_older(&self) -> io::Result<()> {
-        for generation in generations(&self.dir)?.into_iter().filter(|g| *g < self.generation) {
-            fs::remove_file(self.dir.join(name_of(generation)))?;
+        for generation in
+            generations(&self.disk, &self.dir)?.into_iter().filter(|g| *g < self.generation)
+        {
+            self.disk.remove_file(&self.dir.join(name_of(generation)))?;
         }
         Ok(())
     }
@@ -147,16 +155,13 @@ fn name_of(generation: u64) -> String {
     format!("{generation:020}")
 }
 
-fn generations(dir: &Path) -> io::Result<Vec<u64>> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
+fn generations(disk: &Disk, dir: &Path) -> io::Result<Vec<u64>> {
+    let entries = match disk.list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+        found => found?,
     };
-    let mut found = Vec::new();
-    for entry in entries {
-        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
-    }
+    let named = |name: String| name.parse::<u64>().ok();
+    let mut found: Vec<u64> = entries.into_iter().filter_map(|entry| named(entry.name)).collect();
     found.sort_unstable();
     Ok(found)
 }
@@ -176,10 +181,13 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
     use crate::testing::TempDir;
+    use std::fs;
 
     fn read(dir: &Path) -> (Journal, Vec<(u64, Vec<u8>)>) {
         let mut seen = Vec::new();
-        let journal = Journal::open(dir, |g, block| seen.push((g, block.to_vec()))).expect("open");
+        let disk = Disk::default();
+        let journal =
+            Journal::open(&disk, dir, |g, block| seen.push((g, block.to_vec()))).expect("open");
         (journal, seen)
     }
 
@@ -195,7 +203,11 @@ mod tests {
         let (mut journal, seen) = read(&dir);
         assert!(seen.is_empty() && journal.is_empty());
         journal.write().expect("nothing to write");
-        assert_eq!(generations(&dir).expect("list"), Vec::<u64>::new(), "no file without a block");
+        assert_eq!(
+            generations(&Disk::default(), &dir).expect("list"),
+            Vec::<u64>::new(),
+            "no file without a block"
+        );
         put(&mut journal, "one");
         put(&mut journal, "two");
         let (mut journal, seen) = read(&dir);

@@ -26,6 +26,7 @@ mod checkpoint;
 mod commit_log;
 pub mod config_file;
 mod deleted;
+pub mod disk;
 mod dispatch;
 mod files;
 mod flusher;

@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::api::OpenError;
-use crate::config_file::sync_dir;
+use crate::disk::{Disk, Present};
 
 static OPEN_HERE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
@@ -24,13 +24,16 @@ static OPEN_HERE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 pub(crate) struct StoreLock {
     root: PathBuf,
     // Closing any descriptor of the file in this process would drop the lock: nothing else may
-    // open it.
-    _file: File,
+    // open it. None on a disk that no other process has.
+    _file: Option<File>,
 }
 
 impl StoreLock {
     /// Takes the lock or says who has it.
-    pub(crate) fn take(root: &Path) -> Result<StoreLock, OpenError> {
+    pub(crate) fn take(disk: &Disk, root: &Path) -> Result<StoreLock, OpenError> {
+        if !disk.is_shared() {
+            return Ok(StoreLock { root: PathBuf::new(), _file: None });
+        }
         let path = root.join("lock");
         let root = fs::canonicalize(root).map_err(OpenError::io(root))?;
         let mut here = OPEN_HERE.lock();
@@ -51,7 +54,7 @@ impl StoreLock {
         }
         file.write_all_at(b"lock", 0).map_err(OpenError::io(&path))?;
         here.insert(root.clone());
-        Ok(StoreLock { root, _file: file })
+        Ok(StoreLock { root, _file: Some(file) })
     }
 }
 
@@ -62,20 +65,21 @@ impl Drop for StoreLock {
 }
 
 /// Whether the last user of the store did not stop cleanly.
-pub(crate) fn was_aborted(root: &Path) -> bool {
-    root.join("abort").exists()
+pub(crate) fn was_aborted(disk: &Disk, root: &Path) -> bool {
+    disk.exists(&root.join("abort"))
 }
 
 /// Marks the store as in use.
-pub(crate) fn set_abort(root: &Path) -> io::Result<()> {
-    fs::write(root.join("abort"), std::process::id().to_string())?;
-    sync_dir(root)
+pub(crate) fn set_abort(disk: &Disk, root: &Path) -> io::Result<()> {
+    let file = disk.create(&root.join("abort"), Present::Empty)?;
+    file.write_all_at(std::process::id().to_string().as_bytes(), 0)?;
+    disk.sync_dir(root)
 }
 
 /// Says that the store was left complete and on disk.
-pub(crate) fn clear_abort(root: &Path) -> io::Result<()> {
-    fs::remove_file(root.join("abort"))?;
-    sync_dir(root)
+pub(crate) fn clear_abort(disk: &Disk, root: &Path) -> io::Result<()> {
+    disk.remove_file(&root.join("abort"))?;
+    disk.sync_dir(root)
 }
 
 #[cfg(test)]
@@ -86,11 +90,11 @@ mod tests {
     #[test]
     fn a_second_taker_is_refused_until_the_first_lets_go() {
         let dir = TempDir::new("lock");
-        let first = StoreLock::take(dir.path()).unwrap();
-        let second = StoreLock::take(dir.path());
+        let first = StoreLock::take(&Disk::default(), dir.path()).unwrap();
+        let second = StoreLock::take(&Disk::default(), dir.path());
         assert!(matches!(second, Err(OpenError::Locked { pid, .. }) if pid > 0));
         drop(first);
-        StoreLock::take(dir.path()).unwrap();
+        StoreLock::take(&Disk::default(), dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join("lock")).unwrap(), b"lock");
     }
 }

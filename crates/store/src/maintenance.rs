@@ -86,13 +86,14 @@ pub(crate) fn run(signal: &Signal, store: &Weak<Store>) {
     let mut sleep_ms = Some(0);
     while signal.sleep(sleep_ms) {
         let Some(store) = store.upgrade() else { return };
-        sleep_ms = store.background_round();
+        sleep_ms = store.look_after();
     }
 }
 
 impl Store {
-    /// Does what is due and returns in how many milliseconds something else will be.
-    fn background_round(&self) -> Option<i64> {
+    /// Does what is due, as the background thread does, and returns in how many milliseconds
+    /// something else will be.
+    pub fn look_after(&self) -> Option<i64> {
         let log = self.log();
         if log.is_poisoned() {
             return None;
@@ -158,6 +159,6 @@ impl Store {
                 ..*checkpoint
             };
         }
-        checkpoint.save(&self.config.root.join("checkpoint"))
+        checkpoint.save(&self.config.disk, &self.config.root.join("checkpoint"))
     }
 }

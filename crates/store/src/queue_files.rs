@@ -4,13 +4,12 @@
 //! `consumequeue/`, 46 bytes in `batchconsumequeue/`; entries are counted in slots, which are the
 //! queue offsets of the first kind.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::{Entry, OpenError, StoreConfig};
 use crate::batch_queue::{self, BatchEntry, Batches};
+use crate::disk::{Disk, File};
 use crate::files::{self, Listed};
 use crate::queue::{Queue, State};
 
@@ -32,16 +31,16 @@ impl Layout {
         let (ordinary, batch) = (config.consume_queue_file_size, config.batch_queue_file_size);
         let batch_unit = batch_queue::UNIT as i64;
         Ok([
-            Layout::of(config.root.join("consumequeue"), ordinary, UNIT)?,
-            Layout::of(config.root.join("batchconsumequeue"), batch, batch_unit)?,
+            Layout::of(&config.disk, config.root.join("consumequeue"), ordinary, UNIT)?,
+            Layout::of(&config.disk, config.root.join("batchconsumequeue"), batch, batch_unit)?,
         ])
     }
 
-    fn of(dir: PathBuf, configured: u64, unit: i64) -> Result<Layout, OpenError> {
+    fn of(disk: &Disk, dir: PathBuf, configured: u64, unit: i64) -> Result<Layout, OpenError> {
         let configured = configured.div_ceil(unit as u64) as i64 * unit;
-        for (_, topic) in sub_dirs(&dir).map_err(OpenError::io(&dir))? {
-            for (_, queue) in sub_dirs(&topic).map_err(OpenError::io(&topic))? {
-                let files = files::list(&queue)?.unwrap_or_default();
+        for (_, topic) in sub_dirs(disk, &dir).map_err(OpenError::io(&dir))? {
+            for (_, queue) in sub_dirs(disk, &topic).map_err(OpenError::io(&topic))? {
+                let files = files::list(disk, &queue)?.unwrap_or_default();
                 if let Some(size) = files::common_size(&files)? {
                     let size = size as i64;
                     if size % unit != 0 {
@@ -83,8 +82,13 @@ impl Layout {
     }
 
     /// What the files of one queue directory hold; see [`Loaded`]. `None`: there are none.
-    pub(crate) fn load(&self, dir: &Path, cut: i64) -> Result<Option<Loaded>, OpenError> {
-        let files = files::list(dir)?.unwrap_or_default();
+    pub(crate) fn load(
+        &self,
+        disk: &Disk,
+        dir: &Path,
+        cut: i64,
+    ) -> Result<Option<Loaded>, OpenError> {
+        let files = files::list(disk, dir)?.unwrap_or_default();
         match files::common_size(&files)? {
             None => Ok(None),
             Some(size) if size as i64 != self.file_size => {
@@ -92,18 +96,18 @@ impl Layout {
                 Err(OpenError::Layout { path: dir.to_path_buf(), reason })
             }
             Some(_) if self.is_batch() => {
-                self.load_batches(&files, cut).map(Some).map_err(OpenError::io(dir))
+                self.load_batches(disk, &files, cut).map(Some).map_err(OpenError::io(dir))
             }
-            Some(_) => self.load_entries(&files, cut).map(Some).map_err(OpenError::io(dir)),
+            Some(_) => self.load_entries(disk, &files, cut).map(Some).map_err(OpenError::io(dir)),
         }
     }
 
-    fn load_entries(&self, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
+    fn load_entries(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |entry: &Entry| entry.physical_offset < cut;
-        let (next, last) = self.good_end(listed, entry_in, valid)?;
+        let (next, last) = self.good_end(disk, listed, entry_in, valid)?;
         // The first real one, certain or not: leading blanks have no record.
         let mut first = None;
-        let file = files::open(&listed[0].path)?;
+        let file = disk.open(&listed[0].path)?;
         let mut at = 0;
         while at < self.per_file() && first.is_none() {
             let Some(entry) = entry_in(&file, at)? else { break };
@@ -121,10 +125,10 @@ impl Layout {
         Ok(Loaded { state, first, last })
     }
 
-    fn load_batches(&self, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
+    fn load_batches(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |batch: &BatchEntry| batch.entry.physical_offset < cut;
-        let (slot, last) = self.good_end(listed, batch_in, valid)?;
-        let first = batch_in(&files::open(&listed[0].path)?, 0)?;
+        let (slot, last) = self.good_end(disk, listed, batch_in, valid)?;
+        let first = batch_in(&disk.open(&listed[0].path)?, 0)?;
         let next = last.map_or(0, |batch| batch.end());
         let state = State {
             min: first.filter(valid).map_or(0, |batch| batch.base),
@@ -141,13 +145,14 @@ impl Layout {
     /// The slot behind the leading entries that are `valid`, and the last of these.
     fn good_end<E>(
         &self,
+        disk: &Disk,
         listed: &[Listed],
         read: impl Fn(&File, i64) -> io::Result<Option<E>>,
         valid: impl Fn(&E) -> bool,
     ) -> io::Result<(i64, Option<E>)> {
         let good = |file: &File, at: i64| Ok::<_, io::Error>(read(file, at)?.filter(&valid));
         for listed in listed.iter().rev() {
-            let file = files::open(&listed.path)?;
+            let file = disk.open(&listed.path)?;
             if good(&file, 0)?.is_some() {
                 let (mut low, mut high) = (1, self.per_file());
                 while low < high {
@@ -194,11 +199,9 @@ pub(crate) fn has_data(file: &File, from: i64, end: i64) -> io::Result<bool> {
     let (mut at, end) = (from as u64, end as u64);
     let mut page = [0; 4096];
     while at < end {
-        at = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) if data < end => data,
-            Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(false),
-            // File systems that cannot tell have no holes.
-            Err(_) => at,
+        at = match file.next_data(at) {
+            Some(data) if data < end => data,
+            _ => return Ok(false),
         };
         let len = (end - at).min(page.len() as u64) as usize;
         file.read_exact_at(&mut page[..len], at)?;
@@ -219,21 +222,11 @@ pub(crate) fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Sub-directories of `dir`, none when it is absent.
-pub(crate) fn sub_dirs(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    match fs::read_dir(dir) {
-        Ok(entries) => {
-            for entry in entries {
-                let entry = entry?;
-                if let Ok(name) = entry.file_name().into_string()
-                    && entry.file_type()?.is_dir()
-                {
-                    found.push((name, entry.path()));
-                }
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    Ok(found)
+pub(crate) fn sub_dirs(disk: &Disk, dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let found = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found?,
+    };
+    let dirs = found.into_iter().filter(|found| found.is_dir);
+    Ok(dirs.map(|found| (found.name.clone(), dir.join(found.name))).collect())
 }

@@ -3,12 +3,10 @@
 //! Owns nothing; locks one queue's state for moments and the open files. Called by recovery and
 //! by retention, which run one at a time.
 
-use std::fs;
 use std::io;
 
 use crate::api::{Entry, Wait};
 use crate::batch_queue::BatchEntry;
-use crate::files;
 use crate::queue::Queue;
 use crate::queue_files::{has_data, ignore_absent};
 use crate::queues::{BLOCK, Queues};
@@ -33,9 +31,9 @@ impl Queues {
                     queue.state.lock().first_file = None;
                 }
                 self.handles.lock().forget(|key| *key == (queue.uid, start));
-                fs::remove_file(layout.path(queue, start))?;
+                self.disk.remove_file(&layout.path(queue, start))?;
             } else if has_data(&file, from, layout.file_size)? {
-                files::zero(&file, from as u64, layout.file_size as u64)?;
+                file.zero(from as u64, layout.file_size as u64)?;
             }
             start += layout.file_size;
             from = 0;
@@ -71,7 +69,7 @@ impl Queues {
         drop(state);
         for start in gone {
             self.handles.lock().forget(|key| *key == (queue.uid, start));
-            ignore_absent(fs::remove_file(layout.path(queue, start)))?;
+            ignore_absent(self.disk.remove_file(&layout.path(queue, start)))?;
         }
         Ok(())
     }

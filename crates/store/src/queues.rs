@@ -8,9 +8,7 @@
 //! `queue_upkeep.rs`.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,8 +17,7 @@ use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 
 use crate::api::{Entry, Wait};
-use crate::config_file::sync_dir;
-use crate::files;
+use crate::disk::{Disk, File};
 use crate::handles::{FileKey, Handles};
 use crate::queue::{Queue, State};
 use crate::queue_files::{Layout, UNIT, ignore_absent};
@@ -43,6 +40,7 @@ type Table = HashMap<Arc<str>, Vec<Arc<Queue>>, RandomState>;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Queues {
+    pub(crate) disk: Disk,
     root: PathBuf,
     /// Of ordinary queues and of batch queues.
     layouts: [Layout; 2],
@@ -74,8 +72,9 @@ struct Flushing {
 
 impl Queues {
     /// No queue at all; the files are under `root`.
-    pub(crate) fn new(root: PathBuf, layouts: [Layout; 2]) -> Queues {
+    pub(crate) fn new(disk: Disk, root: PathBuf, layouts: [Layout; 2]) -> Queues {
         Queues {
+            disk,
             root,
             layouts,
             table: RwLock::default(),
@@ -118,12 +117,12 @@ impl Queues {
 
     /// Makes the directory that the batch queues of a topic have, also before their first entry.
     pub(crate) fn make_batch_dir(&self, topic: &str) -> io::Result<()> {
-        fs::create_dir_all(self.layouts[1].dir.join(topic))
+        self.disk.create_dir_all(&self.layouts[1].dir.join(topic))
     }
 
     /// Whether a topic with batch queues has lost their directory, or never had one.
     pub(crate) fn lacks_batch_dir(&self, topic: &str) -> bool {
-        !self.layouts[1].dir.join(topic).is_dir()
+        !self.disk.exists(&self.layouts[1].dir.join(topic))
     }
 
     /// Adds a queue; the present one wins when there is one.
@@ -171,7 +170,7 @@ impl Queues {
         let _flushing = self.flushing.lock();
         forget()?;
         for layout in &self.layouts {
-            ignore_absent(fs::remove_dir_all(layout.dir.join(topic)))?;
+            ignore_absent(self.disk.remove_dir_all(&layout.dir.join(topic)))?;
         }
         Ok(())
     }
@@ -288,7 +287,7 @@ impl Queues {
         if let Some(file) = self.handles.lock().get(key) {
             return Ok(Some(file));
         }
-        match files::open(&self.layout(queue).path(queue, start)) {
+        match self.disk.open(&self.layout(queue).path(queue, start)) {
             Ok(file) => Ok(Some(self.handles.lock().put(key, file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -308,8 +307,8 @@ impl Queues {
             Some(file) => file,
             None => {
                 let dir = layout.queue_dir(queue);
-                fs::create_dir_all(&dir)?;
-                let file = files::create_sized(&path(), layout.file_size as u64)?;
+                self.disk.create_dir_all(&dir)?;
+                let file = self.disk.create_sized(&path(), layout.file_size as u64)?;
                 let topic_dir = layout.dir.join(queue.topic());
                 flushing.new_dirs.extend([layout.dir.clone(), topic_dir, dir]);
                 self.handles.lock().put(key, file)
@@ -329,16 +328,16 @@ impl Queues {
     pub(crate) fn sync(&self) -> io::Result<()> {
         let flushing = &mut *self.flushing.lock();
         if flushing.too_many || flushing.new_dirs.len() > 3 * SYNC_FILES {
-            rustix::fs::syncfs(File::open(&self.root)?)?;
+            self.disk.sync_everything(&self.root)?;
         } else {
             for path in flushing.touched.values() {
                 // A deleted topic takes its files with it.
-                ignore_absent(files::open(path).and_then(|file| file.sync_data()))?;
+                ignore_absent(self.disk.open(path).and_then(|file| file.sync_data()))?;
             }
             flushing.new_dirs.sort();
             flushing.new_dirs.dedup();
             for dir in &flushing.new_dirs {
-                ignore_absent(sync_dir(dir))?;
+                ignore_absent(self.disk.sync_dir(dir))?;
             }
         }
         flushing.touched.clear();
@@ -386,7 +385,7 @@ impl Queues {
         let wanted = (raw.len() as i64 / layout.unit).min(layout.per_file() - in_file);
         let Some(file) = self.file(queue, layout.file_of(from))? else { return Ok(Some(0)) };
         let raw = &mut raw[..(wanted * layout.unit) as usize];
-        let hot = files::read_at(&file, raw, (in_file * layout.unit) as u64, wait)?;
+        let hot = file.read_at(raw, (in_file * layout.unit) as u64, wait)?;
         Ok(hot.then_some(wanted as usize))
     }
 

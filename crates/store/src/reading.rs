@@ -10,6 +10,7 @@ use wire::text::{hash_onto, java_hash};
 use crate::api::{At, Edge, Entry, Fetch, FetchStatus, ReadLimit, Wait};
 use crate::commit_log::Got;
 use crate::index::key_hash;
+use crate::light::LIGHT_PREFIX;
 use crate::queue::{BLANK_SIZE, Queue};
 use crate::queues::BLOCK;
 use crate::store::Store;
@@ -103,7 +104,7 @@ impl Store {
         filter: &mut dyn FnMut(&Entry) -> bool,
         out: &mut Vec<u8>,
     ) -> Result<(i64, usize, bool), Cold> {
-        let log_min = self.log().min();
+        let log = self.log().min()..self.log().readable();
         let max_messages = limit.max_messages.max(1);
         let end = max.min(from + SCAN_ENTRIES.max(max_messages as i64));
         let mut block = [Entry::default(); BLOCK];
@@ -131,7 +132,7 @@ impl Store {
                 if picked == max_messages {
                     break 'queue;
                 }
-                if entry.size == BLANK_SIZE || entry.physical_offset < log_min {
+                if entry.size == BLANK_SIZE || !log.contains(&entry.physical_offset) {
                     removed = true;
                 } else if filter(entry) {
                     let len = entry.size as usize;
@@ -139,7 +140,7 @@ impl Store {
                         break 'queue;
                     }
                     if in_picks == PICKS {
-                        messages += self.read_picks(&picks, wait, out)?;
+                        messages += self.read_picks(queue, &picks, wait, out)?;
                         in_picks = 0;
                     }
                     picks[in_picks] = (entry.physical_offset, len);
@@ -150,13 +151,14 @@ impl Store {
                 at += 1;
             }
         }
-        messages += self.read_picks(&picks[..in_picks], wait, out)?;
+        messages += self.read_picks(queue, &picks[..in_picks], wait, out)?;
         Ok((at, messages, removed || messages < picked))
     }
 
-    /// Appends the records at ascending positions to `out` and returns how many there were.
+    /// Appends a queue's records at ascending positions to `out` and returns how many there were.
     pub(crate) fn read_picks(
         &self,
+        queue: &Queue,
         picks: &[(i64, usize)],
         wait: Wait,
         out: &mut Vec<u8>,
@@ -188,7 +190,7 @@ impl Store {
             match self.log().read_file(start, (end - start) as usize, wait, out) {
                 Got::Cold => return Err(Cold),
                 Got::Gone => {}
-                Got::Bytes => good += compact(out, before, start, &picks[at..until]),
+                Got::Bytes => good += compact(queue, out, before, start, &picks[at..until]),
             }
             at = until;
         }
@@ -214,6 +216,7 @@ impl Store {
             let bytes = &out[before..];
             if let Ok(Scanned::Record(record)) = record::scan(bytes)
                 && record.physical_offset() == physical_offset
+                && record.check_crc().is_ok()
             {
                 let total = record.total_len();
                 out.truncate(before + total);
@@ -297,22 +300,40 @@ pub(crate) fn store_time(head: &[u8]) -> i64 {
 }
 
 /// Moves the picked records of a span, which begins at `start` in the log and at `before` in
-/// `out`, together. Returns how many of them are what their entries say.
-fn compact(out: &mut Vec<u8>, before: usize, start: i64, picks: &[(i64, usize)]) -> usize {
+/// `out`, together. Returns how many of them are what their entries say and undamaged: what comes
+/// from a file may have changed there since it was written.
+fn compact(
+    queue: &Queue,
+    out: &mut Vec<u8>,
+    before: usize,
+    start: i64,
+    picks: &[(i64, usize)],
+) -> usize {
     let mut good = 0;
     let mut free = before;
     for &(at, len) in picks {
         let from = before + (at - start) as usize;
-        let bytes = &out[from..from + len];
-        if len >= 91
-            && bytes[..4] == (len as u32).to_be_bytes()
-            && bytes[28..36] == at.to_be_bytes()
-        {
+        if is_good(queue, at, &out[from..from + len]) {
             out.copy_within(from..from + len, free);
             free += len;
             good += 1;
         }
     }
     out.truncate(free);
+    good
+}
+
+/// Whether these bytes are an undamaged record of a queue that stands where it says.
+fn is_good(queue: &Queue, at: i64, bytes: &[u8]) -> bool {
+    let Ok(Scanned::Record(record)) = record::scan(bytes) else { return false };
+    let of_queue = queue.topic().starts_with(LIGHT_PREFIX)
+        || (record.topic(), record.queue_id()) == (queue.topic(), queue.id());
+    let good = record.total_len() == bytes.len()
+        && record.physical_offset() == at
+        && of_queue
+        && record.check_crc().is_ok();
+    if !good {
+        tracing::error!(at, topic = queue.topic(), queue = queue.id(), "damaged record left out");
+    }
     good
 }

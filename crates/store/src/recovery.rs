@@ -9,7 +9,6 @@
 //! records behind it. Java: `DefaultMessageStore.recover`, `CommitLog.recoverAbnormally`.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -22,7 +21,6 @@ use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::dispatch;
-use crate::files;
 use crate::index::Index;
 use crate::index_file::Shape;
 use crate::lock_file;
@@ -69,24 +67,26 @@ struct Recovery<'a> {
 pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, OpenError> {
     let watch = Stopwatch::start();
     let root = &config.root;
+    let disk = &config.disk;
     let log = CommitLog::open(
+        disk,
         &config.commit_log_dir,
         config.commit_log_file_size,
         config.ring_bytes,
         config.flush == FlushMode::Sync,
     )?;
-    let crashed = lock_file::was_aborted(root);
-    let checkpoint = Checkpoint::load(&root.join("checkpoint"));
+    let crashed = lock_file::was_aborted(disk, root);
+    let checkpoint = Checkpoint::load(disk, &root.join("checkpoint"));
     let mut index_from = None;
     let mut index = None;
     if config.index {
         let shape = Shape { slots: config.max_index_slots, entries: config.max_index_entries };
-        let (opened, from) = Index::open(root.join("index"), shape, crashed)?;
+        let (opened, from) = Index::open(disk, root.join("index"), shape, crashed)?;
         index_from = from;
         index = Some(opened);
     }
     let dir = root.join("consumequeue");
-    if dir.join("CURRENT").exists() {
+    if disk.exists(&dir.join("CURRENT")) {
         let reason = "a RocksDB consume queue; export it with Java first".into();
         return Err(OpenError::Layout { path: dir, reason });
     }
@@ -95,9 +95,9 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         config,
         now_ms: clock.now_ms(),
         log,
-        queues: Queues::new(root.clone(), layouts),
+        queues: Queues::new(disk.clone(), root.clone(), layouts),
         index,
-        deleted: DeletedTopics::load(root)?,
+        deleted: DeletedTopics::load(disk, root)?,
         checkpoint,
         crashed,
         newest: None,
@@ -234,9 +234,10 @@ impl Recovery<'_> {
         self.newest = None;
         self.queues.forget_all();
         for kind in 0..self.queues.layouts().len() {
-            let dir = &self.queues.layouts()[kind].dir;
-            for (topic, topic_dir) in sub_dirs(dir).map_err(OpenError::io(dir))? {
-                for (id, path) in sub_dirs(&topic_dir).map_err(OpenError::io(&topic_dir))? {
+            let disk = &self.config.disk;
+            let dir = &self.queues.layouts()[kind].dir.clone();
+            for (topic, topic_dir) in sub_dirs(disk, dir).map_err(OpenError::io(dir))? {
+                for (id, path) in sub_dirs(disk, &topic_dir).map_err(OpenError::io(&topic_dir))? {
                     let Ok(id) = id.parse::<i32>() else { continue };
                     self.load_queue(kind, &topic, id, &path, cut)?;
                 }
@@ -254,10 +255,12 @@ impl Recovery<'_> {
         cut: i64,
     ) -> Result<(), OpenError> {
         let layout = &self.queues.layouts()[kind];
-        let Some(Loaded { state, first, last }) = layout.load(path, cut)? else { return Ok(()) };
+        let Some(Loaded { state, first, last }) = layout.load(&self.config.disk, path, cut)? else {
+            return Ok(());
+        };
         if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
             // The process died between the deletion of the topic and that of its files.
-            return fs::remove_dir_all(path).map_err(OpenError::io(path));
+            return self.config.disk.remove_dir_all(path).map_err(OpenError::io(path));
         }
         // Batch queues alone do not show that the others are there.
         if let Some(last) = last.filter(|last| !layout.is_batch() && !last.is_blank())
@@ -337,27 +340,28 @@ impl Recovery<'_> {
 
     /// Cuts everything behind the end off and sets all positions.
     fn finish(&mut self, from: i64, end: i64, last: LastRecord) -> io::Result<()> {
+        let disk = &self.config.disk;
         for segment in self.log.detach_from(end + 1) {
             let mut head = [0; 8];
-            files::read_at(&segment.file, &mut head, 0, Wait::MayBlock)?;
+            segment.file.read_at(&mut head, 0, Wait::MayBlock)?;
             if head == [0; 8] {
-                fs::remove_file(&segment.path)?;
+                disk.remove_file(&segment.path)?;
                 continue;
             }
             let aside = self.config.root.join(format!("cut-{end}"));
-            fs::create_dir_all(&aside)?;
+            disk.create_dirs_durably(&aside)?;
             let name = segment.path.file_name().unwrap_or_default();
             tracing::warn!(file = %segment.path.display(), end, "file behind the end kept aside");
-            fs::rename(&segment.path, aside.join(name))?;
+            disk.rename(&segment.path, &aside.join(name))?;
         }
         if let Some(segment) = self.log.segment_at(end) {
             let at = (end - segment.start) as u64;
             let mut head = [0; 8];
-            files::read_at(&segment.file, &mut head, at, Wait::MayBlock)?;
+            segment.file.read_at(&mut head, at, Wait::MayBlock)?;
             if self.crashed || head != [0; 8] {
                 // All of it: records of an older generation must not come back when the new ones
                 // happen to end at one of their borders.
-                files::zero(&segment.file, at, self.log.file_size() as u64)?;
+                segment.file.zero(at, self.log.file_size() as u64)?;
             }
         }
         self.log.sync_files(from, end)?;

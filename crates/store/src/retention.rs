@@ -6,9 +6,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::UNIX_EPOCH;
 
-use crate::files;
 use crate::store::Store;
 
 /// Above this percentage files are deleted whatever their age. Java: `diskSpaceCleanForciblyRatio`.
@@ -23,8 +21,9 @@ const HOUR_MS: i64 = 3_600_000;
 impl Store {
     /// One round of retention on the disks as they are.
     pub(crate) fn retain(&self, now_ms: i64) -> io::Result<()> {
-        let log = files::disk_used_percent(&self.config.commit_log_dir)?;
-        let queues = files::disk_used_percent(&self.config.root)?;
+        let disk = &self.config.disk;
+        let log = disk.used_percent(&self.config.commit_log_dir)?;
+        let queues = disk.used_percent(&self.config.root)?;
         self.retain_at(now_ms, log.max(queues))
     }
 
@@ -45,7 +44,7 @@ impl Store {
         }
         let mut deleted = 0;
         for segment in self.log().segments().into_iter().take(FILES_PER_ROUND) {
-            let age_ms = now_ms - modified_ms(&segment.file)?;
+            let age_ms = now_ms - segment.file.modified_ms()?;
             let reserved = self.config.file_reserved_hours;
             let expired = reserved >= 0 && age_ms > reserved.saturating_mul(HOUR_MS);
             if !(expired || force) || !self.log().remove_oldest()? {
@@ -84,15 +83,11 @@ impl Store {
     }
 }
 
-fn modified_ms(file: &std::fs::File) -> io::Result<i64> {
-    let since = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
-    Ok(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::api::{AppendRefused, Edge, StoreConfig};
+    use crate::files;
     use crate::testing::{TempDir, send, send_inner};
     use base::clock::Clock;
 
@@ -121,7 +116,7 @@ mod tests {
         store.settle(false).unwrap();
         let queue = store.queue("T", 0).unwrap();
         let files = store.log().segments();
-        let now = modified_ms(&files[0].file).unwrap();
+        let now = files[0].file.modified_ms().unwrap();
         let hour = |hour: i64| now - now % (24 * HOUR_MS) + (24 * 4 + hour) * HOUR_MS;
         // Expired, but neither the hour nor a full disk.
         store.retain_at(hour(5), 50.0).unwrap();
@@ -167,7 +162,7 @@ mod tests {
             send(&store, "T", 0, &[1; 900]).unwrap();
         }
         store.settle(false).unwrap();
-        let now = modified_ms(&store.log().segments()[0].file).unwrap();
+        let now = store.log().segments()[0].file.modified_ms().unwrap();
         let five = now - now % (24 * HOUR_MS) + (24 * 4 + 5) * HOUR_MS;
         // The store's own thread takes some of the rounds; its clock finds no file old.
         store.delete_expired_now();

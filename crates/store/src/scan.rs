@@ -10,7 +10,6 @@ use wire::record::{self, Record, Scanned};
 
 use crate::api::Wait;
 use crate::commit_log::CommitLog;
-use crate::files;
 
 const BUFFER: i64 = 4 << 20;
 /// The smallest record.
@@ -61,7 +60,7 @@ impl<'a> Scanner<'a> {
             self.bytes.resize(len.max(BUFFER.min(left)) as usize, 0);
             self.start = at;
             let position = (at - segment.start) as u64;
-            files::read_at(&segment.file, &mut self.bytes, position, Wait::MayBlock)?;
+            segment.file.read_at(&mut self.bytes, position, Wait::MayBlock)?;
         }
         let skip = (at - self.start) as usize;
         Ok(Some(&self.bytes[skip..skip + len as usize]))

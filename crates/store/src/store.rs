@@ -20,6 +20,7 @@ use crate::api::{AppendRefused, Appended, Entry, OpenError, Poisoned, StoreConfi
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord, Pending};
 use crate::deleted::DeletedTopics;
+use crate::disk::Disk;
 use crate::dispatch;
 use crate::flusher::Flusher;
 use crate::index::Index;
@@ -65,11 +66,21 @@ impl Store {
     /// records) and starts its threads. Java stores of 4.x and 5.x open as they are.
     pub fn open(config: StoreConfig, clock: Clock) -> Result<Arc<Store>, OpenError> {
         let root = config.root.clone();
-        std::fs::create_dir_all(&root).map_err(OpenError::io(&root))?;
-        let lock = StoreLock::take(&root)?;
+        let store = Store::open_stepped(config, clock)?;
+        store.start_threads().map_err(OpenError::io(&root))?;
+        Ok(store)
+    }
+
+    /// [`Store::open`] without threads: nothing happens but what the caller asks for, by
+    /// [`Store::flush`] and [`Store::look_after`] too. For tests that want every step at its place.
+    pub fn open_stepped(config: StoreConfig, clock: Clock) -> Result<Arc<Store>, OpenError> {
+        let root = config.root.clone();
+        let disk = config.disk.clone();
+        disk.create_dirs_durably(&root).map_err(OpenError::io(&root))?;
+        let lock = StoreLock::take(&disk, &root)?;
         let Recovered { log, queues, index, deleted, checkpoint, delivered } =
             recovery::recover(&config, &clock)?;
-        lock_file::set_abort(&root).map_err(OpenError::io(&root))?;
+        lock_file::set_abort(&disk, &root).map_err(OpenError::io(&root))?;
         let store = Arc::new(Store {
             flusher: Arc::new(Flusher::new(config.flush, config.flush_interval_ms)),
             config,
@@ -86,8 +97,17 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             delivered,
         });
-        store.start_threads().map_err(OpenError::io(&root))?;
         Ok(store)
+    }
+
+    /// Where the files are.
+    pub fn disk(&self) -> &Disk {
+        &self.config.disk
+    }
+
+    /// Brings everything written to the disk, as the flush thread does, and returns up to where.
+    pub fn flush(&self) -> Result<i64, Poisoned> {
+        self.log.flush()
     }
 
     fn start_threads(self: &Arc<Store>) -> io::Result<()> {
@@ -405,7 +425,9 @@ impl Store {
             return Ok(());
         }
         self.stop_threads();
-        let result = self.settle(true).and_then(|()| lock_file::clear_abort(&self.config.root));
+        let result = self
+            .settle(true)
+            .and_then(|()| lock_file::clear_abort(&self.config.disk, &self.config.root));
         self.lock.lock().take();
         result
     }

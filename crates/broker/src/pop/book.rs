@@ -40,7 +40,8 @@ impl Pops {
     /// Reads the journal and finds out what is in flight. Errors: the journal cannot be read.
     pub fn load(dir: &Path, topics: &Topics, store: &Store, offsets: &Offsets) -> io::Result<Pops> {
         let mut replay = Replay::default();
-        let journal = Journal::open(dir, |generation, block| replay.block(generation, block))?;
+        let journal =
+            Journal::open(store.disk(), dir, |generation, block| replay.block(generation, block))?;
         let partial = replay.generation > 0;
         let book = Book { journal, next_id: 0, base_len: 0, partial, synced_len: 0 };
         let pops = Pops {

@@ -1,0 +1,94 @@
+//! The file system's side of the seam: what the standard library does not have.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::{Found, Present};
+
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+pub(super) fn create(path: &Path, present: Present) -> io::Result<File> {
+    let empty = present == Present::Empty;
+    OpenOptions::new().read(true).write(true).create(true).truncate(empty).open(path)
+}
+
+pub(super) fn list(dir: &Path) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push(Found { name, is_dir: meta.is_dir(), len: meta.len() });
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+pub(super) fn sync_file_system(dir: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(dir)?)?)
+}
+
+/// A read that only the page cache may answer; `Ok(false)` when it cannot.
+pub(super) fn read_cached(file: &File, buf: &mut [u8], at: u64) -> io::Result<bool> {
+    loop {
+        let mut slices = [IoSliceMut::new(buf)];
+        match rustix::io::preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) {
+            Ok(n) => return Ok(n == buf.len()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            // File systems that cannot tell: then a read may wait, as it always could.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                file.read_exact_at(buf, at)?;
+                return Ok(true);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+pub(super) fn reserve(file: &File, at: u64, len: u64) -> io::Result<bool> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), at, len) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the file system could take the blocks of a range away.
+pub(super) fn punch(file: &File, at: u64, end: u64) -> bool {
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    at >= end || rustix::fs::fallocate(file, punch, at, end - at).is_ok()
+}
+
+pub(super) fn next_data(file: &File, at: u64) -> Option<u64> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data) => Some(data),
+        Err(Errno::NXIO) => None,
+        // File systems that cannot tell have no holes.
+        Err(_) => Some(at),
+    }
+}
+
+pub(super) fn modified_ms(file: &File) -> io::Result<i64> {
+    let since = file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
+    Ok(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+}
+
+pub(super) fn used_percent(dir: &Path) -> io::Result<f64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+    let all = used + stat.f_bavail;
+    Ok(if all == 0 { 0.0 } else { used as f64 * 100.0 / all as f64 })
+}
