@@ -289,6 +289,8 @@ impl CommitLog {
     fn create_segment(&self, start: i64) -> io::Result<Arc<Segment>> {
         let path = self.dir.join(files::name_of(start));
         let file = self.disk.create_sized(&path, self.file_size as u64)?;
+        // Its length first: a file that is there has all of it, also when a later one is, too.
+        file.sync_data()?;
         self.disk.sync_dir(&self.dir)?;
         let segment = Arc::new(Segment { start, file, path });
         let mut segments = self.segments.write();

@@ -13,6 +13,9 @@ use crate::disk::{Disk, File};
 use crate::files::{self, Listed};
 use crate::queue::{Queue, State};
 
+/// Files that are asked for the size of all.
+const ENOUGH_FILES: usize = 64;
+
 /// Bytes of an entry of an ordinary queue.
 pub(crate) const UNIT: i64 = 20;
 
@@ -36,25 +39,27 @@ impl Layout {
         ])
     }
 
+    /// Existing files tell their size; where they differ, which damage can do, the configured one
+    /// is right if any has it, else the largest.
     fn of(disk: &Disk, dir: PathBuf, configured: u64, unit: i64) -> Result<Layout, OpenError> {
         let configured = configured.div_ceil(unit as u64) as i64 * unit;
-        for (_, topic) in sub_dirs(disk, &dir).map_err(OpenError::io(&dir))? {
+        let mut sizes = Vec::new();
+        'all: for (_, topic) in sub_dirs(disk, &dir).map_err(OpenError::io(&dir))? {
             for (_, queue) in sub_dirs(disk, &topic).map_err(OpenError::io(&topic))? {
                 let files = files::list(disk, &queue)?.unwrap_or_default();
-                if let Some(size) = files::common_size(&files)? {
-                    let size = size as i64;
-                    if size % unit != 0 {
-                        let reason = format!("{size} bytes are not whole entries");
-                        return Err(OpenError::Layout { path: queue, reason });
-                    }
-                    if size != configured {
-                        tracing::warn!(size, configured, "queue files keep the size they have");
-                    }
-                    return Ok(Layout { dir, file_size: size, unit });
+                let whole = files.iter().map(|file| file.len as i64).filter(|len| len % unit == 0);
+                sizes.extend(whole.filter(|len| *len > 0));
+                if sizes.len() >= ENOUGH_FILES {
+                    break 'all;
                 }
             }
         }
-        Ok(Layout { dir, file_size: configured, unit })
+        let known = sizes.contains(&configured);
+        let size = sizes.into_iter().max().filter(|_| !known).unwrap_or(configured);
+        if size != configured {
+            tracing::warn!(size, configured, "queue files keep the size they have");
+        }
+        Ok(Layout { dir, file_size: size, unit })
     }
 
     /// Whether its queues are batch queues.

@@ -59,6 +59,8 @@ struct Recovery<'a> {
     /// The newest entry on disk of all queues but the batch ones.
     newest: Option<Entry>,
     records: u64,
+    /// Files of queues were not what they should be, and are gone.
+    odd_queues: bool,
     /// See [`crate::Store::delivered_before_start`].
     delivered: VecDeque<i64>,
 }
@@ -102,6 +104,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         crashed,
         newest: None,
         records: 0,
+        odd_queues: false,
         delivered: VecDeque::new(),
     };
     let cut = recovery.load_queues_up_to_certain()?;
@@ -135,6 +138,9 @@ impl Recovery<'_> {
         let log_min = self.log.min();
         if !self.crashed {
             self.load_queues(i64::MAX)?;
+            if self.odd_queues {
+                return self.rebuild_queues();
+            }
             let Some(newest) = self.newest else { return Ok(log_min) };
             if newest.physical_offset < log_min {
                 return Ok(log_min);
@@ -143,19 +149,23 @@ impl Recovery<'_> {
             if good {
                 return Ok(newest.physical_offset);
             }
-            tracing::warn!("stopped cleanly, but queues and log differ; rebuilding the queues");
-            self.crashed = true;
-            self.load_queues(log_min)?;
-            return Ok(log_min);
+            tracing::warn!("stopped cleanly, but queues and log differ");
+            return self.rebuild_queues();
         }
         let cut = self.crash_start().map_err(OpenError::io(&self.config.root))?;
         self.load_queues(cut)?;
-        if self.newest.is_none() && cut > log_min {
-            // Somebody removed the queues, which asks for all of them to be rebuilt.
-            self.load_queues(log_min)?;
-            return Ok(log_min);
-        }
-        Ok(cut)
+        // Somebody removed the queues, which asks for all of them to be rebuilt.
+        let removed = self.newest.is_none() && cut > log_min;
+        if removed || self.odd_queues { self.rebuild_queues() } else { Ok(cut) }
+    }
+
+    /// Forgets what the queues' files say; all of it is made again from the log.
+    fn rebuild_queues(&mut self) -> Result<i64, OpenError> {
+        let log_min = self.log.min();
+        tracing::warn!(from = log_min, "rebuilding all queues from the log");
+        self.crashed = true;
+        self.load_queues(log_min)?;
+        Ok(log_min)
     }
 
     /// Whether the newest entry's record is there, and, when another program wrote the store
@@ -255,9 +265,16 @@ impl Recovery<'_> {
         cut: i64,
     ) -> Result<(), OpenError> {
         let layout = &self.queues.layouts()[kind];
-        let Some(Loaded { state, first, last }) = layout.load(&self.config.disk, path, cut)? else {
-            return Ok(());
+        let loaded = match layout.load(&self.config.disk, path, cut) {
+            // A power cut between the making of a file and its length, or damage.
+            Err(OpenError::Layout { path: odd, reason }) => {
+                tracing::warn!(file = %odd.display(), reason, "a queue that cannot be, removed");
+                self.odd_queues = true;
+                return self.config.disk.remove_dir_all(path).map_err(OpenError::io(path));
+            }
+            loaded => loaded?,
         };
+        let Some(Loaded { state, first, last }) = loaded else { return Ok(()) };
         if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
             // The process died between the deletion of the topic and that of its files.
             return self.config.disk.remove_dir_all(path).map_err(OpenError::io(path));

@@ -82,6 +82,17 @@ impl Tree {
         }
     }
 
+    /// Takes away the names in directories that are not there.
+    pub(super) fn drop_orphans(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        // Above comes before below.
+        for (path, node) in names {
+            if path.parent().is_none_or(|dir| self.names.get(dir) == Some(&Node::Dir)) {
+                self.names.insert(path, node);
+            }
+        }
+    }
+
     fn file(&self, path: &Path) -> io::Result<Inode> {
         match self.names.get(path) {
             Some(Node::File(inode)) => Ok(*inode),

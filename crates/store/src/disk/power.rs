@@ -120,6 +120,7 @@ impl Power {
                 tree.apply(op);
             }
         }
+        tree.drop_orphans();
         for (inode, ops) in &self.data {
             let lost = [0, 1, 2, 10][dice.below(4) as usize];
             for op in ops {
