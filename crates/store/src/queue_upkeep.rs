@@ -21,9 +21,15 @@ impl Queues {
         };
         let Some(first) = first else { return Ok(()) };
         let layout = self.layout(queue);
-        let mut start = layout.file_of(flushed);
-        let mut from = flushed * layout.unit - start;
-        while let Some(file) = self.file(queue, start)? {
+        let begin = layout.file_of(flushed);
+        let mut starts = vec![begin];
+        while self.file(queue, begin + starts.len() as i64 * layout.file_size)?.is_some() {
+            starts.push(begin + starts.len() as i64 * layout.file_size);
+        }
+        // The last one first: what a kill leaves of them must begin where the queue does.
+        for start in starts.into_iter().rev() {
+            let from = if start == begin { flushed * layout.unit - start } else { 0 };
+            let Some(file) = self.file(queue, start)? else { continue };
             if from == 0 && (start > first || start == 0) {
                 // A whole file: Java fails on a last file without entries. Only the first one may
                 // be needed, because its name keeps the numbering.
@@ -35,8 +41,6 @@ impl Queues {
             } else if has_data(&file, from, layout.file_size)? {
                 file.zero(from as u64, layout.file_size as u64)?;
             }
-            start += layout.file_size;
-            from = 0;
         }
         Ok(())
     }

@@ -163,9 +163,28 @@ impl Recovery<'_> {
     fn rebuild_queues(&mut self) -> Result<i64, OpenError> {
         let log_min = self.log.min();
         tracing::warn!(from = log_min, "rebuilding all queues from the log");
-        self.crashed = true;
+        self.distrust_queues()?;
         self.load_queues(log_min)?;
         Ok(log_min)
+    }
+
+    /// Says on the disk that the queues' files prove nothing, before any of them goes: a kill in
+    /// the middle of a rebuild must be followed by another one.
+    fn distrust_queues(&mut self) -> Result<(), OpenError> {
+        let (disk, root) = (&self.config.disk, &self.config.root);
+        self.crashed = true;
+        let kept = Checkpoint {
+            master_flushed: self.checkpoint.master_flushed,
+            confirm: self.checkpoint.confirm,
+            ..Checkpoint::default()
+        };
+        if self.checkpoint != kept {
+            self.checkpoint = kept;
+            lock_file::set_abort(disk, root).map_err(OpenError::io(root))?;
+            let path = root.join("checkpoint");
+            self.checkpoint.save(disk, &path).map_err(OpenError::io(&path))?;
+        }
+        Ok(())
     }
 
     /// Whether the newest entry's record is there, and, when another program wrote the store
@@ -264,13 +283,15 @@ impl Recovery<'_> {
         path: &Path,
         cut: i64,
     ) -> Result<(), OpenError> {
+        let disk = &self.config.disk;
         let layout = &self.queues.layouts()[kind];
-        let loaded = match layout.load(&self.config.disk, path, cut) {
+        let loaded = match layout.load(disk, path, cut) {
             // A power cut between the making of a file and its length, or damage.
             Err(OpenError::Layout { path: odd, reason }) => {
                 tracing::warn!(file = %odd.display(), reason, "a queue that cannot be, removed");
                 self.odd_queues = true;
-                return self.config.disk.remove_dir_all(path).map_err(OpenError::io(path));
+                self.distrust_queues()?;
+                return disk.remove_dir_all(path).map_err(OpenError::io(path));
             }
             loaded => loaded?,
         };
@@ -358,7 +379,8 @@ impl Recovery<'_> {
     /// Cuts everything behind the end off and sets all positions.
     fn finish(&mut self, from: i64, end: i64, last: LastRecord) -> io::Result<()> {
         let disk = &self.config.disk;
-        for segment in self.log.detach_from(end + 1) {
+        // The last one first: what a power cut leaves of them must have no gap.
+        for segment in self.log.detach_from(end + 1).into_iter().rev() {
             let mut head = [0; 8];
             segment.file.read_at(&mut head, 0, Wait::MayBlock)?;
             if head == [0; 8] {

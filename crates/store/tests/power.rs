@@ -310,6 +310,23 @@ fn check_more(image: &Memory, sync: bool, found: &Contents, clock: &Clock) {
     same(&read(&store), &wanted, "what came after the crash");
 }
 
+/// Says where it was when a check fails.
+struct Where<'a> {
+    kind: u64,
+    power: &'a Power,
+    sync: bool,
+}
+
+impl Drop for Where<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let kind = if self.kind == 0 { "kill" } else { "power cut" };
+            eprintln!("{kind} at change {}, sync flush: {}", self.power.at(), self.sync);
+            eprintln!("the last changes were {:#?}", self.power.last(6));
+        }
+    }
+}
+
 /// Runs the workload from disk to disk until `images` of them were looked at.
 fn campaign(seed: u64, images: usize) -> usize {
     let mut dice = Dice::new(seed);
@@ -336,6 +353,7 @@ fn campaign(seed: u64, images: usize) -> usize {
                     _ => (power.cut(&mut dice), before.flushed),
                 };
                 let wanted = Wanted { sent: &run.sent, by_place: &by_place, before, after, safe };
+                let here = Where { kind, power: &power, sync: run.sync };
                 let clock = Clock::manual(T0 + 10_000_000);
                 let crashed = image.copy();
                 let store = Store::open_stepped(config(&image, run.sync), clock.clone())
@@ -345,6 +363,7 @@ fn campaign(seed: u64, images: usize) -> usize {
                     drop(store);
                     check_more(&image, run.sync, &found, &clock);
                 }
+                drop(here);
                 looked_at += 1;
                 if at >= stop_at && next.is_none() && dice.once_in(3) {
                     next = Some((crashed, found, after.clone(), before.clone()));

@@ -6,7 +6,7 @@
 //! in their order up to some point. Nothing is assumed that a file system does not promise.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::memory::{Inode, Memory, Op, Tree};
 
@@ -74,7 +74,7 @@ impl Power {
             }
             Op::SyncDir(dir) => {
                 let (synced, rest): (Vec<Op>, Vec<Op>) =
-                    self.names.drain(..).partition(|op| directory(op) == Some(dir.clone()));
+                    self.names.drain(..).partition(|op| directories(op).contains(&Some(dir)));
                 self.names = rest;
                 synced.iter().for_each(|op| self.durable.apply(op));
             }
@@ -100,6 +100,12 @@ impl Power {
         self.next
     }
 
+    /// The last changes, in short.
+    pub fn last(&self, count: usize) -> Vec<String> {
+        let short = |op: &Op| format!("{op:?}").chars().take(120).collect();
+        self.ops[self.next.saturating_sub(count)..self.next].iter().map(short).collect()
+    }
+
     /// What a kill at this point leaves.
     pub fn killed(&self) -> Memory {
         Memory::with(self.live.clone())
@@ -112,11 +118,10 @@ impl Power {
         let mut over = BTreeSet::new();
         let stop = [1, 3, u64::MAX][dice.below(3) as usize];
         for op in &self.names {
-            let dir = directory(op);
-            if dice.once_in(stop) {
-                over.insert(dir.clone());
-            }
-            if !over.contains(&dir) {
+            let dirs = directories(op);
+            if dice.once_in(stop) || dirs.iter().any(|dir| over.contains(dir)) {
+                over.extend(dirs);
+            } else {
                 tree.apply(op);
             }
         }
@@ -131,13 +136,12 @@ impl Power {
     }
 }
 
-/// The directory whose sync makes a change of names durable.
-fn directory(op: &Op) -> Option<PathBuf> {
+/// The directories of which either's sync makes a change of names durable.
+fn directories(op: &Op) -> [Option<&Path>; 2] {
     match op {
-        Op::Link(path, _) | Op::Unlink(path) | Op::Rename(_, path) => {
-            path.parent().map(|dir| dir.to_path_buf())
-        }
-        _ => None,
+        Op::Link(path, _) | Op::Unlink(path) => [path.parent(); 2],
+        Op::Rename(from, to) => [from.parent(), to.parent()],
+        _ => [None; 2],
     }
 }
 
