@@ -170,7 +170,12 @@ impl Queues {
         let _flushing = self.flushing.lock();
         forget()?;
         for layout in &self.layouts {
-            ignore_absent(self.disk.remove_dir_all(&layout.dir.join(topic)))?;
+            let dir = layout.dir.join(topic);
+            if self.disk.exists(&dir) {
+                self.disk.remove_dir_all(&dir)?;
+                // Once its deletion is forgotten, nothing of the topic may come back.
+                self.disk.sync_dir(&layout.dir)?;
+            }
         }
         Ok(())
     }

@@ -298,7 +298,9 @@ impl Recovery<'_> {
         let Some(Loaded { state, first, last }) = loaded else { return Ok(()) };
         if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
             // The process died between the deletion of the topic and that of its files.
-            return self.config.disk.remove_dir_all(path).map_err(OpenError::io(path));
+            let above = path.parent().unwrap_or(path);
+            let removed = disk.remove_dir_all(path).and_then(|()| disk.sync_dir(above));
+            return removed.map_err(OpenError::io(path));
         }
         // Batch queues alone do not show that the others are there.
         if let Some(last) = last.filter(|last| !layout.is_batch() && !last.is_blank())

@@ -64,7 +64,7 @@ impl Tree {
                 }
                 self.names.insert(path.clone(), *node);
             }
-            Op::Unlink(path) => drop(self.names.remove(path)),
+            Op::Unlink(path) => self.names.retain(|name, _| !name.starts_with(path)),
             Op::Rename(from, to) => {
                 if let Some(node) = self.names.remove(from) {
                     self.names.insert(to.clone(), node);

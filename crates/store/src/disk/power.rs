@@ -73,10 +73,21 @@ impl Power {
                 self.settle(inode);
             }
             Op::SyncDir(dir) => {
-                let (synced, rest): (Vec<Op>, Vec<Op>) =
-                    self.names.drain(..).partition(|op| directories(op).contains(&Some(dir)));
+                let mut rest = Vec::new();
+                for op in self.names.drain(..) {
+                    if !directories(&op).contains(&Some(dir)) {
+                        rest.push(op);
+                        continue;
+                    }
+                    if let Op::Unlink(gone) = &op {
+                        // With a directory goes all that was in it until then.
+                        let below =
+                            |op: &Op| directories(op)[0].is_some_and(|d| d.starts_with(gone));
+                        rest.retain(|op| !below(op));
+                    }
+                    self.durable.apply(&op);
+                }
                 self.names = rest;
-                synced.iter().for_each(|op| self.durable.apply(op));
             }
             Op::SyncEverything => {
                 let inodes: Vec<Inode> = self.data.keys().copied().collect();
@@ -128,8 +139,9 @@ impl Power {
         tree.drop_orphans();
         for (inode, ops) in &self.data {
             let lost = [0, 1, 2, 10][dice.below(4) as usize];
+            let mut gone = BTreeSet::new();
             for op in ops {
-                survive(&mut tree, *inode, op, lost, dice);
+                survive(&mut tree, *inode, op, lost, &mut gone, dice);
             }
         }
         Memory::with(tree)
@@ -146,8 +158,15 @@ fn directories(op: &Op) -> [Option<&Path>; 2] {
 }
 
 /// Makes a change of bytes as far as it survives; `lost`: nothing for 0, all for 1, else one
-/// sector in so many is lost.
-fn survive(tree: &mut Tree, inode: Inode, op: &Op, lost: u64, dice: &mut Dice) {
+/// sector in so many is lost. A sector that did not arrive once, in `gone`, has no later bytes.
+fn survive(
+    tree: &mut Tree,
+    inode: Inode,
+    op: &Op,
+    lost: u64,
+    gone: &mut BTreeSet<usize>,
+    dice: &mut Dice,
+) {
     let mut survives = || match lost {
         0 => false,
         1 => true,
@@ -158,7 +177,9 @@ fn survive(tree: &mut Tree, inode: Inode, op: &Op, lost: u64, dice: &mut Dice) {
             let (mut from, mut done) = (*at as usize, 0);
             while done < bytes.len() {
                 let len = (SECTOR - from % SECTOR).min(bytes.len() - done);
-                if survives() {
+                if gone.contains(&(from / SECTOR)) || !survives() {
+                    gone.insert(from / SECTOR);
+                } else {
                     let part = bytes[done..done + len].to_vec();
                     tree.apply(&Op::Write(inode, from as u64, part));
                 }
