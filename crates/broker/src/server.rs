@@ -101,7 +101,7 @@ impl BrokerServer {
 
     /// Whether it still serves; false after an error that forbids every acknowledgement.
     pub fn is_alive(&self) -> bool {
-        self.handle.is_alive()
+        self.handle.is_alive() && !self.broker.store.is_poisoned()
     }
 
     /// Stops accepting, answers what is in flight, leaves the name servers, flushes, saves.

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::record::{BLANK_LEN, MAGIC_BLANK};
 
 use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
-use crate::disk::{Disk, File};
+use crate::disk::{Disk, File, is_sync_failure};
 use crate::files;
 use crate::ring::Ring;
 
@@ -202,7 +202,8 @@ impl CommitLog {
         let _ = self.reserve_now(self.appended() + RESERVE_STEP.min(self.file_size), now_ms);
     }
 
-    fn poison(&self, what: &'static str, error: &io::Error) -> Poisoned {
+    /// Refuses everything from now on.
+    pub(crate) fn poison(&self, what: &'static str, error: &io::Error) -> Poisoned {
         self.poisoned.store(true, Ordering::SeqCst);
         tracing::error!(what, %error, "the commit log failed; refusing everything until a restart");
         Poisoned
@@ -260,6 +261,10 @@ impl CommitLog {
             return Err(AppendRefused::DiskFull);
         }
         self.reserve(upto).map_err(|error| {
+            if is_sync_failure(&error) {
+                self.poison("sync of a new file", &error);
+                return AppendRefused::Poisoned;
+            }
             tracing::error!(%error, "cannot reserve room for the commit log");
             self.retry_full_at_ms.store(now_ms + RETRY_FULL_MS, Ordering::Relaxed);
             AppendRefused::DiskFull

@@ -54,6 +54,13 @@ impl Flusher {
         let _ = self.on_flushed.set(call);
     }
 
+    /// Calls what is to be called when `flushed` has moved or the log is poisoned.
+    pub(crate) fn tell(&self) {
+        if let Some(call) = self.on_flushed.get() {
+            call();
+        }
+    }
+
     /// Says that bytes were written.
     pub(crate) fn written(&self, log: &CommitLog) {
         // Pairs with `run`: either it sees the new watermark, or this sees it idle.
@@ -93,9 +100,7 @@ impl Flusher {
             }
             self.hurried.store(false, Ordering::SeqCst);
             let result = log.flush();
-            if let Some(call) = self.on_flushed.get() {
-                call();
-            }
+            self.tell();
             if result.is_err() {
                 return;
             }

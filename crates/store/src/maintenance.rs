@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::checkpoint::Checkpoint;
+use crate::disk::is_sync_failure;
 use crate::store::Store;
 
 /// Milliseconds between two checkpoints while there is progress.
@@ -120,6 +121,14 @@ impl Store {
             result = result.and(self.retain(now_ms));
             self.background.next_retention_ms.store(now_ms + RETENTION_MS, Ordering::Relaxed);
             retention_in = RETENTION_MS;
+        }
+        if let Err(error) = &result
+            && is_sync_failure(error)
+        {
+            // What the checkpoint would say from now on could not be believed.
+            log.poison("sync of queues, index or checkpoint", error);
+            self.tell_flushed();
+            return None;
         }
         if let Err(error) = result {
             tracing::error!(%error, "cannot look after queues, index or old files; trying again");

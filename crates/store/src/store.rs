@@ -402,6 +402,11 @@ impl Store {
         self.flusher.set_on_flushed(call);
     }
 
+    /// Lets those who wait for the disk look again.
+    pub(crate) fn tell_flushed(&self) {
+        self.flusher.tell();
+    }
+
     /// Removes a topic's queues and their files. Its records stay in the log until they expire,
     /// but never come back, not even after a kill; a queue created later begins at offset 0. Old
     /// handles refuse appends. Waits for files, so it may block.

@@ -50,6 +50,21 @@ pub enum Verdict {
 /// Sees every change before it happens; may sleep. Called without any lock of the disk.
 pub type Watch = Arc<dyn Fn(Act, &Path) -> Verdict + Send + Sync>;
 
+/// A sync failed. The kernel may have dropped what was to be written, and will say that all is well
+/// when it is asked again: whoever gets this must not go on as if a later sync could mend it.
+#[derive(Debug, thiserror::Error)]
+#[error("sync failed: {0}")]
+pub struct SyncFailed(#[source] io::Error);
+
+fn sync_failed(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), SyncFailed(error))
+}
+
+/// Whether an error is a [`SyncFailed`].
+pub fn is_sync_failure(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
+}
+
 /// See the module. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct Disk {
@@ -222,7 +237,7 @@ impl Disk {
 
     /// Makes creations, renames and removals in a directory durable.
     pub(crate) fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.ask(Act::SyncDir, dir)?;
+        self.ask(Act::SyncDir, dir).map_err(sync_failed)?;
         match &self.memory {
             Some(memory) => memory.sync_dir(dir),
             None => os::sync_dir(dir),
@@ -231,10 +246,10 @@ impl Disk {
 
     /// Brings everything on the file system of `dir` to the disk.
     pub(crate) fn sync_everything(&self, dir: &Path) -> io::Result<()> {
-        self.ask(Act::SyncDir, dir)?;
+        self.ask(Act::SyncDir, dir).map_err(sync_failed)?;
         match &self.memory {
             Some(memory) => memory.sync_everything(),
-            None => os::sync_file_system(dir),
+            None => os::sync_file_system(dir).map_err(sync_failed),
         }
     }
 
@@ -288,9 +303,9 @@ impl File {
 
     /// Brings the file's bytes, and the length that they need, to the disk.
     pub fn sync_data(&self) -> io::Result<()> {
-        self.allow(Act::Sync)?;
+        self.allow(Act::Sync).map_err(sync_failed)?;
         match &self.kind {
-            Kind::Os(file) => file.sync_data(),
+            Kind::Os(file) => file.sync_data().map_err(sync_failed),
             Kind::Memory(file) => file.sync(),
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Found>> {
 }
 
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all().map_err(super::sync_failed)
 }
 
 pub(super) fn sync_file_system(dir: &Path) -> io::Result<()> {

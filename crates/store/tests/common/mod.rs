@@ -14,6 +14,8 @@ use wire::properties::Known;
 use wire::record::{self, NewRecord, Scanned};
 use wire::text::crc31;
 
+pub mod workload;
+
 /// A directory that is removed with the value.
 pub struct TempDir(PathBuf);
 
