@@ -131,7 +131,11 @@ impl Recovery<'_> {
         let cut = self.load_ordinary_and_batch()?;
         // Batch queues that somebody removed are rebuilt too; the ordinary ones do not show it.
         let lost = self.config.batch_topics.iter().any(|topic| self.queues.lacks_batch_dir(topic));
-        Ok(if lost { self.log.min() } else { cut })
+        if !lost {
+            return Ok(cut);
+        }
+        self.distrust_queues()?;
+        Ok(self.log.min())
     }
 
     fn load_ordinary_and_batch(&mut self) -> Result<i64, OpenError> {
