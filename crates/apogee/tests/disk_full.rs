@@ -85,7 +85,8 @@ fn await_refusal(client: &mut Client) -> Result<()> {
     for _ in 0..2000 {
         let sent = send(client, "Filler", 0, "", &body)?;
         if sent.code == 14 {
-            ensure!(sent.remark.unwrap_or_default().contains("disk is full"));
+            let text = sent.remark.unwrap_or_default();
+            ensure!(text.contains("disk is full") && text.contains("commitlog"), "{text}");
             return Ok(());
         }
         sleep_ms(5);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use store::Keep;
 use wire::body::TopicConfig;
 
 type Attributes = BTreeMap<String, String>;
@@ -10,11 +11,12 @@ type Attributes = BTreeMap<String, String>;
 /// Name, whether it can change, and whether a value is legal.
 type Known = (&'static str, bool, fn(&str) -> bool);
 
-const KNOWN: [Known; 5] = [
+const KNOWN: [Known; 6] = [
     ("queue.type", false, |v| ["BatchCQ", "SimpleCQ"].contains(&v)),
     ("cleanup.policy", false, |v| ["DELETE", "COMPACTION"].contains(&v)),
     ("message.type", true, |v| MESSAGE_TYPES.contains(&v)),
-    ("reserve.time", true, |v| v.parse::<i64>().is_ok_and(|ms| ms >= -1)),
+    ("reserve.time", true, |v| v.parse::<i64>().is_ok_and(|hours| hours >= -1)),
+    ("reserve.bytes", true, |v| v.parse::<i64>().is_ok_and(|bytes| bytes >= -1)),
     ("lite.topic.expiration", true, |v| v.parse().is_ok_and(|m| (-1..=43_200).contains::<i64>(&m))),
 ];
 
@@ -24,6 +26,16 @@ const MESSAGE_TYPES: [&str; 8] =
 /// Whether a topic's queues hold batches as one. Java: `QueueTypeUtils.isBatchCq`.
 pub fn is_batch(topic: &TopicConfig) -> bool {
     topic.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
+}
+
+/// What of a topic is kept: `reserve.time` hours, which the original's tiered store alone heeds, and
+/// `reserve.bytes`, which is ours; -1 and 0 hours mean no limit.
+pub fn keep(topic: &TopicConfig) -> Keep {
+    let number = |key| topic.attributes.get(key).and_then(|text| text.parse::<i64>().ok());
+    Keep {
+        age_ms: number("reserve.time").filter(|h| *h > 0).map(|h| h.saturating_mul(3_600_000)),
+        bytes: number("reserve.bytes").filter(|bytes| *bytes >= 0),
+    }
 }
 
 /// Reads the text of a request; keys keep their sign.

@@ -144,6 +144,8 @@ base::config! {
             "Hours of the day in which expired files are deleted, separated by semicolons";
         "diskMaxUsedSpaceRatio" disk_max_used_space_ratio: i32 = 75, Cold,
             "Percent of the disk in use from which on expired files are deleted at any hour";
+        "minDiskFreeBytes" min_disk_free_bytes: i64 [0..=2_147_483_647] = 33_554_432, Cold,
+            "With fewer free bytes messages are refused and the oldest log files go. Ours";
         "rejectTransactionMessage" reject_transaction_message: bool = false, Hot,
             "Whether transactional sends are refused";
         "transactionTimeOut" transaction_time_out: i64 [0..=2_147_483_647] = 6000, Hot,

@@ -79,7 +79,7 @@ pub fn append(
         Some(names) if shows_light(config, new.topic) => {
             append_light(turn, broker, config, queue, new, names)?
         }
-        _ => broker.store.append(&queue.queue, new, known).map_err(|e| refusal(config, &e))?,
+        _ => broker.store.append(&queue.queue, new, known).map_err(|e| refusal(broker, &e))?,
     };
     turn.arrived(queue, appended.end);
     count(broker, queue, 1, appended.len);
@@ -140,7 +140,7 @@ fn append_light(
     let queues: Vec<_> =
         lights.iter().map(|light| light.as_ref().map(|l| Arc::clone(&l.queue))).collect();
     let appended = broker.store.append_light(&queue.queue, new, &queues);
-    let appended = appended.map_err(|e| refusal(config, &e))?;
+    let appended = appended.map_err(|e| refusal(broker, &e))?;
     for light in lights.iter().flatten() {
         turn.arrived(light, appended.end);
     }
@@ -172,14 +172,18 @@ pub fn illegal(config: &BrokerConfig) -> Refusal {
 }
 
 /// The answer to a refused append.
-pub fn refusal(config: &BrokerConfig, refused: &AppendRefused) -> Refusal {
+pub fn refusal(broker: &Broker, refused: &AppendRefused) -> Refusal {
+    let why = match refused {
+        AppendRefused::DiskFull => broker.store.why_full(),
+        _ => refused.to_string(),
+    };
     match refused {
-        AppendRefused::TooLarge { .. } | AppendRefused::InnerBatch => illegal(config),
+        AppendRefused::TooLarge { .. } | AppendRefused::InnerBatch => illegal(&broker.config()),
         AppendRefused::DiskFull | AppendRefused::Closed => Refusal::new(
             response::SERVICE_NOT_AVAILABLE,
             format!(
                 "service not available now. It may be caused by one of the following reasons: \
-                 the broker's disk is full [{refused}], messages are put to the slave, message \
+                 the broker's disk is full [{why}], messages are put to the slave, message \
                  store has been shut down, etc."
             ),
         ),

@@ -311,6 +311,7 @@ fn store_config(config: &BrokerConfig, saved: &TopicConfigWrapper) -> store::Sto
     wanted.index = config.message_index_enable;
     wanted.file_reserved_hours = i64::from(config.file_reserved_time);
     wanted.delete_when = config.delete_hours().to_vec();
+    wanted.min_free_bytes = config.min_disk_free_bytes as u64;
     wanted.disk_max_used_ratio = config.disk_max_used_space_ratio as u8;
     wanted
 }

@@ -203,6 +203,7 @@ impl Topics {
             let (waiters, puts, pops) = (Waiters::default(), Arc::clone(&puts), Arc::clone(&pops));
             queues.push(Arc::new(TopicQueue { queue, waiters, puts, pops, of_system }));
         }
+        self.store.set_keep(&config.topic_name, attributes::keep(&config));
         let topic = Arc::new(Topic { config, queues, puts, pops });
         table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));
         topic

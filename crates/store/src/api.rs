@@ -73,6 +73,8 @@ pub struct StoreConfig {
     pub utc_offset_minutes: i32,
     /// Percent of the disk in use above which expired files are deleted at any hour.
     pub disk_max_used_ratio: u8,
+    /// With fewer free bytes messages are refused and the oldest files go, whatever the percentage.
+    pub min_free_bytes: u64,
 }
 
 impl StoreConfig {
@@ -105,6 +107,7 @@ impl StoreConfig {
             delete_when: vec![4],
             utc_offset_minutes: 0,
             disk_max_used_ratio: 75,
+            min_free_bytes: 32 << 20,
         }
     }
 }

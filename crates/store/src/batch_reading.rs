@@ -37,6 +37,14 @@ impl Queues {
         }
     }
 
+    /// Some batches from the one that holds queue offset `from` on; may read a file. None at the
+    /// end and after a read error.
+    pub(crate) fn some_batches(&self, queue: &Queue, from: i64) -> Vec<BatchEntry> {
+        let mut block = [BatchEntry::default(); BLOCK];
+        let found = self.batches(queue, from, &mut block, Wait::MayBlock).ok().flatten();
+        block[..found.unwrap_or(0)].to_vec()
+    }
+
     /// The first slot whose entry is not `before` something that grows along the queue, with its
     /// entry; the slot behind the last one without. `None`: as above.
     pub(crate) fn search(

@@ -10,7 +10,7 @@
 //! `MappedFileQueue`; the files are the same bytes.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -22,6 +22,7 @@ use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
 use crate::disk::{Disk, File, is_sync_failure};
 use crate::files;
 use crate::ring::Ring;
+use crate::trash::Trash;
 
 /// Blocks are reserved this far ahead at a time.
 const RESERVE_STEP: i64 = 64 << 20;
@@ -82,6 +83,7 @@ pub(crate) struct CommitLog {
     flushing: Mutex<()>,
     grow: Mutex<()>,
     ring: Ring,
+    pub(crate) trash: Trash,
     appended: AtomicI64,
     written: AtomicI64,
     flushed: AtomicI64,
@@ -89,6 +91,7 @@ pub(crate) struct CommitLog {
     min: AtomicI64,
     poisoned: AtomicBool,
     retry_full_at_ms: AtomicI64,
+    refused: AtomicBool,
     #[cfg(test)]
     pub(crate) fail_writes: AtomicBool,
 }
@@ -141,6 +144,7 @@ impl CommitLog {
             flushing: Mutex::default(),
             grow: Mutex::default(),
             ring: Ring::new(ring_bytes),
+            trash: Trash::open(disk, dir).map_err(OpenError::io(dir))?,
             appended: AtomicI64::new(0),
             written: AtomicI64::new(0),
             flushed: AtomicI64::new(0),
@@ -148,6 +152,7 @@ impl CommitLog {
             min: AtomicI64::new(min),
             poisoned: AtomicBool::new(false),
             retry_full_at_ms: AtomicI64::new(0),
+            refused: AtomicBool::new(false),
             #[cfg(test)]
             fail_writes: AtomicBool::new(false),
         })
@@ -196,10 +201,18 @@ impl CommitLog {
     pub(crate) fn wants_reserve(&self, end: i64) -> bool {
         self.reserved.load(Ordering::SeqCst) - end < RESERVE_STEP.min(self.file_size) / 2
     }
+    /// Whether no room could be had since the last question.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
+    }
     /// Reserves ahead of the append position. A failure is told to the append that needs the
     /// room.
-    pub(crate) fn reserve_ahead(&self, now_ms: i64) {
-        let _ = self.reserve_now(self.appended() + RESERVE_STEP.min(self.file_size), now_ms);
+    pub(crate) fn reserve_ahead(&self) {
+        if let Err(error) = self.reserve(self.appended() + RESERVE_STEP.min(self.file_size))
+            && is_sync_failure(&error)
+        {
+            self.poison("sync of a new file", &error);
+        }
     }
 
     /// Refuses everything from now on.
@@ -267,6 +280,7 @@ impl CommitLog {
             }
             tracing::error!(%error, "cannot reserve room for the commit log");
             self.retry_full_at_ms.store(now_ms + RETRY_FULL_MS, Ordering::Relaxed);
+            self.refused.store(true, Ordering::Relaxed);
             AppendRefused::DiskFull
         })
     }
@@ -284,8 +298,17 @@ impl CommitLog {
                 Some(segment) => segment,
                 None => self.create_segment(start)?,
             };
-            let end = (from + RESERVE_STEP).min(start + self.file_size);
-            let reserved = segment.file.reserve((from - start) as u64, (end - from) as u64)?;
+            let mut end = (from + RESERVE_STEP).min(start + self.file_size);
+            let needed = upto.min(end);
+            let reserved = loop {
+                match segment.file.reserve((from - start) as u64, (end - from) as u64) {
+                    // The last room is used, too.
+                    Err(error) if error.kind() == ErrorKind::StorageFull && end > needed => {
+                        end = (from + (end - from) / 2).max(needed);
+                    }
+                    reserved => break reserved?,
+                }
+            };
             let covered = if reserved { end } else { start + self.file_size };
             self.reserved.store(covered, Ordering::SeqCst);
         }
@@ -430,7 +453,8 @@ impl CommitLog {
         self.read_file(at, len, wait, out)
     }
 
-    /// Deletes the oldest file, which is never the newest or one that is written to.
+    /// Takes the oldest file out, which is never the newest or one that is written to; see
+    /// [`Trash`].
     pub(crate) fn remove_oldest(&self) -> io::Result<bool> {
         let _grow = self.grow.lock();
         let Some(oldest) = self.segments.read().front().cloned() else { return Ok(false) };
@@ -440,7 +464,7 @@ impl CommitLog {
         // First out of sight, then off the disk: a reader gets "gone", not an error.
         self.min.store(oldest.start + self.file_size, Ordering::SeqCst);
         self.segments.write().pop_front();
-        self.disk.remove_file(&oldest.path)?;
+        self.trash.put(oldest)?;
         self.disk.sync_dir(&self.dir)?;
         Ok(true)
     }

@@ -34,6 +34,7 @@ mod handles;
 mod index;
 mod index_file;
 mod journal;
+mod keep;
 mod light;
 mod lock_file;
 mod maintenance;
@@ -49,6 +50,7 @@ mod scan;
 mod store;
 #[cfg(test)]
 mod testing;
+mod trash;
 
 pub use api::{
     AppendRefused, Appended, At, Edge, Entry, Fetch, FetchStatus, FlushMode, OpenError, Poisoned,
@@ -56,5 +58,6 @@ pub use api::{
     timer_due_ms,
 };
 pub use journal::Journal;
+pub use keep::Keep;
 pub use light::{LIGHT_PREFIX, allows_light, light_names};
 pub use store::{Queue, Store};

@@ -14,11 +14,14 @@ use parking_lot::{Condvar, Mutex};
 use crate::checkpoint::Checkpoint;
 use crate::disk::is_sync_failure;
 use crate::store::Store;
+use crate::trash::STEP_MS;
 
 /// Milliseconds between two checkpoints while there is progress.
 const CHECKPOINT_MS: i64 = 10_000;
 /// Milliseconds between two rounds of retention. Java: `cleanResourceInterval`.
 const RETENTION_MS: i64 = 10_000;
+/// The same while the disk is full.
+const FULL_MS: i64 = 2_000;
 /// Pause after a failure.
 const RETRY_MS: i64 = 5_000;
 
@@ -56,6 +59,11 @@ impl Signal {
     /// Makes the next rounds of retention delete what has expired, the first at once.
     pub(crate) fn delete_now(&self, rounds: u32) {
         self.manual_rounds.store(rounds, Ordering::Relaxed);
+        self.retain_soon();
+    }
+
+    /// Makes the next round of retention come at once.
+    pub(crate) fn retain_soon(&self) {
         self.next_retention_ms.store(0, Ordering::Relaxed);
         self.wake();
     }
@@ -101,7 +109,7 @@ impl Store {
         }
         let now_ms = self.clock.now_ms();
         if log.wants_reserve(log.appended()) {
-            log.reserve_ahead(now_ms);
+            log.reserve_ahead();
         }
         let mut result = self.queues().flush_due(now_ms, log.readable(), false);
         if let Some(index) = self.index() {
@@ -119,8 +127,9 @@ impl Store {
         let mut retention_in = (due - now_ms).clamp(0, RETENTION_MS);
         if retention_in == 0 {
             result = result.and(self.retain(now_ms));
-            self.background.next_retention_ms.store(now_ms + RETENTION_MS, Ordering::Relaxed);
-            retention_in = RETENTION_MS;
+            let full = self.disk_full.load(Ordering::Relaxed);
+            retention_in = if full { FULL_MS } else { RETENTION_MS };
+            self.background.next_retention_ms.store(now_ms + retention_in, Ordering::Relaxed);
         }
         if let Err(error) = &result
             && is_sync_failure(error)
@@ -134,9 +143,16 @@ impl Store {
             tracing::error!(%error, "cannot look after queues, index or old files; trying again");
             return Some(RETRY_MS);
         }
+        let trash_in = match log.trash.step() {
+            Ok(more) => more.then_some(STEP_MS),
+            Err(error) => {
+                tracing::warn!(%error, "cannot give back the room of a deleted file");
+                Some(RETRY_MS)
+            }
+        };
         let queues_in = self.queues().next_due_in(now_ms);
         let checkpoint_in = progress.then_some(checkpoint_in);
-        [queues_in, checkpoint_in, Some(retention_in)].into_iter().flatten().min()
+        [queues_in, checkpoint_in, trash_in, Some(retention_in)].into_iter().flatten().min()
     }
 
     /// Brings log, queues and index to the disk and then says so in the checkpoint. With `close`

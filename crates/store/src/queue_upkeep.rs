@@ -38,6 +38,8 @@ impl Queues {
                 }
                 self.handles.lock().forget(|key| *key == (queue.uid, start));
                 self.disk.remove_file(&layout.path(queue, start))?;
+                // Before new records end above its stale entries: those would pass for certain.
+                self.disk.sync_dir(&layout.queue_dir(queue))?;
             } else if has_data(&file, from, layout.file_size)? {
                 file.zero(from as u64, layout.file_size as u64)?;
             }
@@ -58,8 +60,26 @@ impl Queues {
             let min = self.first_live(queue, log_min)?;
             (min.unwrap_or(next), min)
         };
+        self.forget_below(queue, slot, min.unwrap_or(next))
+    }
+
+    /// Raises a queue's minimum to an offset, with all that comes with it. In a batch queue to the
+    /// batch that holds the offset.
+    pub(crate) fn raise_min_to(&self, queue: &Queue, offset: i64) -> io::Result<()> {
+        if !queue.is_batch() {
+            return self.forget_below(queue, offset, offset);
+        }
+        let before = |batch: &BatchEntry| batch.end() <= offset;
+        let Some((slot, found)) = self.search(queue, Wait::MayBlock, before)? else {
+            return Ok(());
+        };
+        self.forget_below(queue, slot, found.map_or(queue.next_offset(), |batch| batch.base))
+    }
+
+    /// Makes `min`, which stands in `slot`, the minimum, and deletes the leading files below it.
+    fn forget_below(&self, queue: &Queue, slot: i64, min: i64) -> io::Result<()> {
         let mut state = queue.state.lock();
-        state.min = state.min.max(min.unwrap_or(next));
+        state.min = state.min.max(min);
         let layout = self.layout(queue);
         let last_file = layout.file_of((state.flushed_slot() - 1).max(0));
         let mut gone = Vec::new();

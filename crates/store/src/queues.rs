@@ -7,7 +7,7 @@
 //! batches is in `batch_reading.rs`, what follows the log's start and recovery in
 //! `queue_upkeep.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ struct Flushing {
     /// The other buffer of the full queues.
     full: Vec<Arc<Queue>>,
     /// Files and directories written since the last sync; complete while at most [`SYNC_FILES`].
-    touched: HashMap<FileKey, PathBuf, RandomState>,
+    touched: BTreeMap<FileKey, PathBuf>,
     new_dirs: Vec<PathBuf>,
     too_many: bool,
 }
@@ -144,9 +144,18 @@ impl Queues {
         }
     }
 
-    /// Every queue; a snapshot.
+    /// Every queue; a snapshot, in order, so that a test does the same again.
     pub(crate) fn all(&self) -> Vec<Arc<Queue>> {
-        self.table.read().values().flatten().cloned().collect()
+        let mut all: Vec<_> = self.table.read().values().flatten().cloned().collect();
+        all.sort_unstable_by(|one, other| {
+            (one.topic(), one.id()).cmp(&(other.topic(), other.id()))
+        });
+        all
+    }
+
+    /// The queues of a topic, by id.
+    pub(crate) fn of_topic(&self, topic: &str) -> Vec<Arc<Queue>> {
+        self.table.read().get(topic).cloned().unwrap_or_default()
     }
 
     /// Topics and queue ids, sorted.

@@ -265,6 +265,14 @@ impl Store {
         }
     }
 
+    /// Store time of the message at an offset of a queue, if it is there; may read files.
+    pub(crate) fn stored_ms(&self, queue: &Queue, offset: i64) -> Option<i64> {
+        let entry = queue.entry(self, offset)?;
+        let mut head = Vec::new();
+        let got = self.log().read(entry.physical_offset, 76, Wait::MayBlock, &mut head);
+        (got == Got::Bytes).then(|| store_time(&head))
+    }
+
     /// Physical offsets, newest first, of readable records between `begin_ms` and `end_ms` that
     /// may have the key; the caller reads them and compares topic and key, because only hashes
     /// were compared here. Keys are UNIQ_KEY, the words of KEYS, and `T#` with the tag. Empty

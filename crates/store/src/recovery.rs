@@ -20,6 +20,7 @@ use crate::batch_queue::BatchEntry;
 use crate::checkpoint::Checkpoint;
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
+use crate::disk::Disk;
 use crate::dispatch;
 use crate::index::Index;
 use crate::index_file::Shape;
@@ -295,16 +296,14 @@ impl Recovery<'_> {
                 tracing::warn!(file = %odd.display(), reason, "a queue that cannot be, removed");
                 self.odd_queues = true;
                 self.distrust_queues()?;
-                return disk.remove_dir_all(path).map_err(OpenError::io(path));
+                return remove_queue(disk, path);
             }
             loaded => loaded?,
         };
         let Some(Loaded { state, first, last }) = loaded else { return Ok(()) };
         if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
             // The process died between the deletion of the topic and that of its files.
-            let above = path.parent().unwrap_or(path);
-            let removed = disk.remove_dir_all(path).and_then(|()| disk.sync_dir(above));
-            return removed.map_err(OpenError::io(path));
+            return remove_queue(disk, path);
         }
         // Batch queues alone do not show that the others are there.
         if let Some(last) = last.filter(|last| !layout.is_batch() && !last.is_blank())
@@ -424,4 +423,11 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// Removes the files of a queue for good.
+fn remove_queue(disk: &Disk, dir: &Path) -> Result<(), OpenError> {
+    let above = dir.parent().unwrap_or(dir);
+    let removed = disk.remove_dir_all(dir).and_then(|()| disk.sync_dir(above));
+    removed.map_err(OpenError::io(dir))
 }

@@ -24,6 +24,7 @@ use crate::disk::Disk;
 use crate::dispatch;
 use crate::flusher::Flusher;
 use crate::index::Index;
+use crate::keep::Keeps;
 use crate::lock_file::{self, StoreLock};
 use crate::maintenance::{self, Signal};
 pub use crate::queue::Queue;
@@ -44,11 +45,16 @@ pub struct Store {
     queues: Queues,
     index: Option<Index>,
     pub(crate) deleted: Mutex<DeletedTopics>,
+    pub(crate) keeps: Mutex<Keeps>,
     pub(crate) checkpoint: Mutex<Checkpoint>,
     flusher: Arc<Flusher>,
     pub(crate) background: Arc<Signal>,
     /// The disk is over the warning level.
     pub(crate) disk_full: AtomicBool,
+    /// Why, in words.
+    pub(crate) full: Mutex<String>,
+    /// What retention decided last.
+    pub(crate) decision: Mutex<String>,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     lock: Mutex<Option<StoreLock>>,
@@ -89,9 +95,12 @@ impl Store {
             queues,
             index,
             deleted: Mutex::new(deleted),
+            keeps: Mutex::default(),
             checkpoint: Mutex::new(checkpoint),
             background: Arc::default(),
             disk_full: AtomicBool::new(false),
+            full: Mutex::default(),
+            decision: Mutex::default(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
             lock: Mutex::new(Some(lock)),
@@ -225,7 +234,7 @@ impl Store {
         let now_ms = self.clock.now_ms();
         self.check_state(state.deleted)?;
         let len = record.encoded_len();
-        let at = self.log.place(pending, len, now_ms)?;
+        let at = self.place(pending, len, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
         let one = (record, known, count);
         let place = self.put(queue, state, &mut pending.bytes, one, at, timestamp_ms);
@@ -234,6 +243,14 @@ impl Store {
         let end = at + len as i64;
         self.log.publish(pending, end, LastRecord { start: at, timestamp_ms });
         Ok((Appended { place, end, len }, wake))
+    }
+
+    fn place(&self, pending: &mut Pending, len: usize, now_ms: i64) -> Result<i64, AppendRefused> {
+        let placed = self.log.place(pending, len, now_ms);
+        if placed.is_err() && self.log.take_refused() {
+            self.background.retain_soon();
+        }
+        placed
     }
 
     pub(crate) fn wake_for(&self, wake: bool, end: i64) {
@@ -262,7 +279,7 @@ impl Store {
         let state = &mut *queue.state.lock();
         let now_ms = self.clock.now_ms();
         self.check_state(state.deleted)?;
-        let start = self.log.place(&mut pending, total, now_ms)?;
+        let start = self.place(&mut pending, total, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
         let (mut at, mut last) = (start, start);
         for (record, known) in records {
@@ -430,6 +447,8 @@ impl Store {
             return Ok(());
         }
         self.stop_threads();
+        // What readers hold stays for the next start.
+        let _ = (0..1000).any(|_| !self.log.trash.step().unwrap_or(false));
         let result = self
             .settle(true)
             .and_then(|()| lock_file::clear_abort(&self.config.disk, &self.config.root));

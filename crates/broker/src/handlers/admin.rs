@@ -77,6 +77,7 @@ fn store_figures(broker: &Broker, put: &mut impl FnMut(&str, String)) {
     put("pageCacheLockTimeMills", "0".into());
     put("commitLogMinOffset", marks.min.to_string());
     put("commitLogMaxOffset", marks.written.to_string());
+    put("retentionDecision", broker.store.retention_decision());
     put("popJournalBytes", broker.pops.journal_bytes().to_string());
     put("popInFlight", broker.pops.in_flight().to_string());
     put("popWaiting", broker.pops.parked.load(Ordering::Relaxed).to_string());

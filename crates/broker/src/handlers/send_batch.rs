@@ -144,7 +144,7 @@ fn many_records(
         write_offset_id(&mut turn.ids, target.host, *offset as u64);
     }
     turn.offsets = offsets;
-    let appended = appended.map_err(|e| refusal(config, &e))?;
+    let appended = appended.map_err(|e| refusal(broker, &e))?;
     turn.properties.clear();
     turn.properties.push_str(sent.0.properties.unwrap_or_default());
     Ok(stored(turn, broker, target, &appended, records.len()))
@@ -213,7 +213,7 @@ fn append(
         return Err(illegal(config));
     }
     let appended = broker.store.append_inner_batch(&queue.queue, new, known, count);
-    appended.map_err(|e| refusal(config, &e))
+    appended.map_err(|e| refusal(broker, &e))
 }
 
 /// Puts a single message that says of itself that it is an inner batch; `sys_flag` is that of the

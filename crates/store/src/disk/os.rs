@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Found, Present};
+use super::{Found, Present, Room};
 
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
@@ -86,9 +86,8 @@ pub(super) fn modified_ms(file: &File) -> io::Result<i64> {
     Ok(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
 }
 
-pub(super) fn used_percent(dir: &Path) -> io::Result<f64> {
+pub(super) fn room(dir: &Path) -> io::Result<Room> {
     let stat = rustix::fs::statvfs(dir)?;
     let used = stat.f_blocks.saturating_sub(stat.f_bfree);
-    let all = used + stat.f_bavail;
-    Ok(if all == 0 { 0.0 } else { used as f64 * 100.0 / all as f64 })
+    Ok(Room { used: used * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
 }
