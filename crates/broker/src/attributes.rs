@@ -28,8 +28,8 @@ pub fn is_batch(topic: &TopicConfig) -> bool {
     topic.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
 }
 
-/// What of a topic is kept: `reserve.time` hours, which the original's tiered store alone heeds, and
-/// `reserve.bytes`, which is ours; -1 and 0 hours mean no limit.
+/// What of a topic is kept: `reserve.time` hours, which only the original's tiered store heeds,
+/// and `reserve.bytes`, which is ours; -1 and 0 hours mean no limit.
 pub fn keep(topic: &TopicConfig) -> Keep {
     let number = |key| topic.attributes.get(key).and_then(|text| text.parse::<i64>().ok());
     Keep {

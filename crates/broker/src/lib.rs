@@ -32,4 +32,4 @@ pub mod turn;
 pub mod waits;
 
 pub use server::{BrokerServer, start};
-pub use state::{Broker, StartError};
+pub use state::{Broker, StartError, World};

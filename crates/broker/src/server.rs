@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::clock::Clock;
 use net::{Bound, Handle, Limits};
 
 use crate::config::BrokerConfig;
 use crate::handlers;
 use crate::register::{LocalNamesrv, Registrar};
-use crate::state::{Broker, StartError};
+use crate::state::{Broker, StartError, World};
 use crate::turn::Turn;
 
 /// A running broker.
@@ -31,10 +30,12 @@ pub struct BrokerServer {
 pub fn start(
     config: BrokerConfig,
     config_file: Option<PathBuf>,
-    clock: Clock,
+    world: impl Into<World>,
     local_namesrv: Option<Arc<dyn LocalNamesrv>>,
     listen: SocketAddr,
 ) -> Result<BrokerServer, StartError> {
+    let world = world.into();
+    let clock = world.clock.clone();
     let bound = Bound::bind(listen)?;
     let port = bound.local.port();
     let limits = Limits {
@@ -49,7 +50,7 @@ pub fn start(
     };
     let addresses = config.namesrv_addresses();
     let registrar = Registrar::new(local_namesrv);
-    let broker = Broker::open(config, config_file, clock.clone(), registrar, port)?;
+    let broker = Broker::open(config, config_file, world, registrar, port)?;
     let router = Arc::new(handlers::router());
     let shared = Arc::clone(&broker);
     let make = move |_| Turn::new(Arc::clone(&shared), Arc::clone(&router));

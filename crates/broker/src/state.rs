@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use base::clock::Clock;
 use parking_lot::Mutex;
 use store::Store;
+use store::disk::Disk;
 use wire::body::{TopicConfig, TopicConfigWrapper};
 use wire::codes::perm;
 
@@ -42,6 +43,21 @@ pub enum StartError {
     /// A thread or socket cannot be had.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// What a broker stands on; tests bring their own.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Time.
+    pub clock: Clock,
+    /// Where the store's files are.
+    pub disk: Disk,
+}
+
+impl From<Clock> for World {
+    fn from(clock: Clock) -> World {
+        World { clock, disk: Disk::default() }
+    }
 }
 
 /// Everything that a broker shares between its threads. Each part has its own lock; none is held
@@ -100,15 +116,16 @@ impl Broker {
     pub fn open(
         config: BrokerConfig,
         config_file: Option<PathBuf>,
-        clock: Clock,
+        world: impl Into<World>,
         registrar: Registrar,
         port: u16,
     ) -> Result<Arc<Broker>, StartError> {
+        let World { clock, disk } = world.into();
         let folder = PathBuf::from(&config.store_path_root_dir).join("config");
         let path = folder.join("topics.json");
         // Before the store: its recovery has to know which queues are batch queues.
         let saved = topics::read(&path)?;
-        let store = Store::open(store_config(&config, &saved), clock.clone())?;
+        let store = Store::open(store_config(&config, &saved, disk), clock.clone())?;
         let topics = Topics::open(path, saved, Arc::clone(&store), clock.clone(), &config);
         let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
@@ -293,8 +310,13 @@ fn outward_ip() -> IpAddr {
     probe().unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
-fn store_config(config: &BrokerConfig, saved: &TopicConfigWrapper) -> store::StoreConfig {
+fn store_config(
+    config: &BrokerConfig,
+    saved: &TopicConfigWrapper,
+    disk: Disk,
+) -> store::StoreConfig {
     let mut wanted = store::StoreConfig::new(PathBuf::from(&config.store_path_root_dir));
+    wanted.disk = disk;
     if !config.store_path_commit_log.is_empty() {
         wanted.commit_log_dir = PathBuf::from(&config.store_path_commit_log);
     }

@@ -52,8 +52,8 @@ impl Store {
             () if used > ratio => format!("the disk is {used:.1} % used, over {ratio:.0} %"),
             () => {
                 self.decided(format!(
-                    "kept: the disk is {used:.1} % used, below {ratio:.0} %, and hour {hour} is none \
-                     of deleteWhen ({:?})",
+                    "kept: the disk is {used:.1} % used, below {ratio:.0} %, and hour {hour} is \
+                     none of deleteWhen ({:?})",
                     self.config.delete_when
                 ));
                 return Ok(());
