@@ -36,6 +36,23 @@ impl SmallDisk {
         Ok(mounted.then_some(SmallDisk { dir, _temp: temp }))
     }
 
+    /// An ext4 of 512 MiB in a file, or a memory file system of that size where there is none.
+    fn mount_ext4() -> Result<Option<SmallDisk>> {
+        let temp = TempDir::new("disk-ext4")?;
+        let (image, dir) = (temp.path().join("image"), temp.path().join("mounted"));
+        std::fs::create_dir(&dir)?;
+        std::fs::File::create(&image)?.set_len(512 << 20)?;
+        let run = |program: &str, args: &[&std::ffi::OsStr]| {
+            let output = Command::new(program).args(args).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let made = run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), image.as_ref()])
+            && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), dir.as_ref()]);
+        let size = ["-t", "tmpfs", "-o", "size=512m", "tmpfs"].map(AsRef::as_ref);
+        let made = made || run("mount", &[&size[..], &[dir.as_ref()]].concat());
+        Ok(made.then_some(SmallDisk { dir, _temp: temp }))
+    }
+
     fn ballast(&self) -> PathBuf {
         self.dir.join("ballast")
     }
@@ -178,4 +195,58 @@ fn b20_what_is_due_while_the_disk_is_full_comes_afterwards() -> Result<()> {
 #[test]
 fn b20_also_over_a_kill() -> Result<()> {
     run(true)
+}
+
+/// Code of a send to the small topic.
+fn code_of_send(client: &mut Client) -> Result<i32> {
+    Ok(send(client, "T", 0, "", b"small")?.code)
+}
+
+#[test]
+fn a_full_disk_is_named_consumers_go_on_and_room_is_used_at_once() -> Result<()> {
+    let Some(disk) = SmallDisk::mount_ext4()? else { return Ok(()) };
+    let data = disk.dir.join("data");
+    std::fs::create_dir(&data)?;
+    let (server, mut client) = start(&data)?;
+    for _ in 0..20 {
+        ensure!(code_of_send(&mut client)? == 0);
+    }
+    let body = vec![b'x'; 256 * 1024];
+    for _ in 0..40 {
+        ensure!(send(&mut client, "Filler", 0, "", &body)?.code == 0);
+    }
+    disk.fill()?;
+    await_refusal(&mut client)?;
+    // Told with the next look at the disk, which comes soon after the first refusal.
+    let mut text = String::new();
+    for _ in 0..100 {
+        text = send(&mut client, "T", 0, "", b"small")?.remark.unwrap_or_default();
+        if text.contains("Filler") {
+            break;
+        }
+        sleep_ms(50);
+    }
+    for part in ["bytes are free under", "commitlog", "the topic with most is Filler, about "] {
+        ensure!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    // Consumers read and commit; administrators ask.
+    ensure!(pull_all(&mut client, "T", 0, 0)?.len() >= 20);
+    let fields = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "20")];
+    ensure!(call(&mut client, code::UPDATE_CONSUMER_OFFSET, &fields, b"")?.code == 0);
+    let table = call(&mut client, code::GET_BROKER_RUNTIME_INFO, &[], b"")?;
+    let table = String::from_utf8(table.body)?;
+    ensure!(
+        table.contains("retentionDecision") && table.contains("must be room")
+            || table.contains("is kept"),
+        "{table}"
+    );
+    disk.empty()?;
+    let mut tries = 0;
+    while code_of_send(&mut client)? != 0 {
+        sleep_ms(100);
+        tries += 1;
+        ensure!(tries <= 100, "not within ten seconds");
+    }
+    drop(server);
+    Ok(())
 }
