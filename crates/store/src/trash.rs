@@ -44,9 +44,12 @@ impl Trash {
 
     /// Takes a log file over; its name is free at once.
     pub(crate) fn put(&self, segment: Arc<Segment>) -> io::Result<()> {
-        self.disk.create_dir_all(&self.dir)?;
         let path = self.dir.join(name_of(segment.start));
-        self.disk.rename(&segment.path, &path)?;
+        let made = self.disk.create_dir_all(&self.dir);
+        if made.and_then(|()| self.disk.rename(&segment.path, &path)).is_err() {
+            // A full disk may have no room for a name; then the file goes at once.
+            return self.disk.remove_file(&segment.path);
+        }
         self.files.lock().push((path, segment));
         Ok(())
     }
@@ -71,7 +74,7 @@ impl Trash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Memory;
+    use crate::disk::{Act, Memory, Verdict};
 
     #[test]
     fn a_file_goes_in_steps_when_no_reader_holds_it_and_after_a_kill() {
@@ -95,6 +98,14 @@ mod tests {
         assert_eq!(memory.files().len(), 1, "the free one is gone");
         assert_eq!(reader.file.len().unwrap(), 3 * STEP);
         drop((reader, trash));
+        // Where there is no room for the directory the file goes at once.
+        let full = disk.clone().watched(Arc::new(|act, path: &Path| {
+            let named = act == Act::Name && path.ends_with("apogee-deleted");
+            if named { Verdict::Fail(io::ErrorKind::StorageFull.into()) } else { Verdict::Go }
+        }));
+        let last = segment(2);
+        Trash::open(&full, dir).unwrap().put(last).unwrap();
+        assert_eq!(memory.files().len(), 1);
         let trash = Trash::open(&disk, dir).unwrap();
         while trash.step().unwrap() {}
         assert!(memory.files().is_empty());
