@@ -212,6 +212,9 @@ fn a_full_disk_is_named_consumers_go_on_and_room_is_used_at_once() -> Result<()>
     for _ in 0..20 {
         ensure!(code_of_send(&mut client)? == 0);
     }
+    let group = br#"{"groupName":"g"}"#;
+    let made = call(&mut client, code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], group)?;
+    ensure!(made.code == 0, "{made:?}");
     let fields = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "0"), ("commitOffset", "20")];
     ensure!(call(&mut client, code::UPDATE_CONSUMER_OFFSET, &fields, b"")?.code == 0);
     let body = vec![b'x'; 256 * 1024];
