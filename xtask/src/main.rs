@@ -12,6 +12,7 @@ const USAGE: &str = "\
 cargo xtask test                                  everything that CI runs; the last line counts
 cargo xtask tidy                                  layout, dependencies, codes, columns
 cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a server
+cargo xtask crash [--long]                        50 or 500 times kill -9 under load, and images of crashes
 cargo xtask bench --vs-java [--quick]             side by side with the original";
 
 fn main() -> Result<()> {
@@ -21,6 +22,8 @@ fn main() -> Result<()> {
         ["test"] => suites::test(),
         ["tidy"] => tidy::run().map(|checks| println!("{checks} passed, 0 failed")),
         ["conform", rest @ ..] => conform_command(rest),
+        ["crash"] => suites::crash(false),
+        ["crash", "--long"] => suites::crash(true),
         ["bench", "--vs-java"] => bench::vs_java(false),
         ["bench", "--vs-java", "--quick"] => bench::vs_java(true),
         _ => {

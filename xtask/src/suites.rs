@@ -62,6 +62,28 @@ fn report(suites: &[Suite]) -> Result<()> {
     Ok(())
 }
 
+/// Kills, power cuts and faults alone; `long` is ten times as many as CI has.
+pub(crate) fn crash(long: bool) -> Result<()> {
+    let times = if long { 10 } else { 1 };
+    let numbers = [("CRASH_CYCLES", 25), ("POWER_IMAGES", 100_000), ("FAULTS", 2000)];
+    for (name, package, tests) in [
+        ("kill -9", "apogee", &["crash"][..]),
+        ("power cuts, faults", "store", &["power", "failing_disk"][..]),
+    ] {
+        println!("==== {name}");
+        let mut command = Command::new("cargo");
+        command.args(["test", "--release", "-p", package]);
+        command.args(tests.iter().flat_map(|test| ["--test", test]));
+        command.args(["--", "--nocapture"]);
+        command.envs(numbers.map(|(key, number)| (key, (number * times).to_string())));
+        let status = command.status().context("cannot run cargo")?;
+        if !status.success() {
+            bail!("{name}: {status}");
+        }
+    }
+    Ok(())
+}
+
 /// Where cargo puts a program of the release build.
 pub(crate) fn release(root: &Path, program: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR");

@@ -12,7 +12,8 @@ use testkit::{Server, TempDir, create_topic, pull_all, send_to};
 use wire::codes::request as code;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_apogee");
-const CYCLES: u64 = 20;
+/// Kills with each kind of flush, unless `CRASH_CYCLES` says otherwise.
+const CYCLES: u64 = 25;
 const IN_FLIGHT: usize = 64;
 const QUEUES: i32 = 4;
 const TOPIC: &str = "CrashLoop";
@@ -79,6 +80,10 @@ fn verify(server: &Server, promised: &Promised) -> Result<usize> {
     Ok(stored)
 }
 
+fn cycles() -> u64 {
+    std::env::var("CRASH_CYCLES").ok().and_then(|text| text.parse().ok()).unwrap_or(CYCLES)
+}
+
 fn crash_loop(settings: &str, cycles: u64) -> Result<()> {
     let dir = TempDir::new("crash")?;
     let mut server = Server::start(BINARY, dir.path(), settings)?;
@@ -123,10 +128,10 @@ fn crash_loop(settings: &str, cycles: u64) -> Result<()> {
 #[test]
 fn asynchronous_flush_survives_kill_9() -> Result<()> {
     // Small files, so that crashes hit their borders.
-    crash_loop("mappedFileSizeCommitLog=1048576\nmappedFileSizeConsumeQueue=20000", CYCLES)
+    crash_loop("mappedFileSizeCommitLog=1048576\nmappedFileSizeConsumeQueue=20000", cycles())
 }
 
 #[test]
 fn synchronous_flush_survives_kill_9() -> Result<()> {
-    crash_loop("flushDiskType=SYNC_FLUSH\nmappedFileSizeCommitLog=1048576", 5)
+    crash_loop("flushDiskType=SYNC_FLUSH\nmappedFileSizeCommitLog=1048576", cycles())
 }
