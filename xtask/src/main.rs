@@ -13,6 +13,7 @@ cargo xtask test                                  everything that CI runs; the l
 cargo xtask tidy                                  layout, dependencies, codes, columns
 cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a server
 cargo xtask crash [--long]                        50 or 500 times kill -9 under load, and images of crashes
+cargo xtask loom                                  every interleaving of the store's wake-ups
 cargo xtask bench --vs-java [--quick]             side by side with the original";
 
 fn main() -> Result<()> {
@@ -22,6 +23,7 @@ fn main() -> Result<()> {
         ["test"] => suites::test(),
         ["tidy"] => tidy::run().map(|checks| println!("{checks} passed, 0 failed")),
         ["conform", rest @ ..] => conform_command(rest),
+        ["loom"] => suites::loom().map(|(passed, ..)| println!("{passed} passed, 0 failed")),
         ["crash"] => suites::crash(false),
         ["crash", "--long"] => suites::crash(true),
         ["bench", "--vs-java"] => bench::vs_java(false),

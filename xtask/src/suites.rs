@@ -27,6 +27,7 @@ pub(crate) fn test() -> Result<()> {
     // Unit, property, golden and fuzz tests of the libraries.
     let unit = ["test", "--workspace", "--exclude", "apogee", "--no-fail-fast"];
     suite(&mut suites, "unit, property, golden", || cargo_test(&unit));
+    suite(&mut suites, "loom", loom);
     suite(&mut suites, "release build", || build_release().map(|()| (1, 0, String::new())));
     // Crash loops, bad input and users' cases: real processes, the release build.
     let system = ["test", "--release", "-p", "apogee", "--no-fail-fast"];
@@ -60,6 +61,16 @@ fn report(suites: &[Suite]) -> Result<()> {
         bail!("{failed} failed");
     }
     Ok(())
+}
+
+/// The models of `cfg(loom)`, in a target directory of their own.
+pub(crate) fn loom() -> Result<(usize, usize, String)> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    let mut command = Command::new("cargo");
+    command.args(["test", "--release", "-p", "store", "--lib", "loom_tests"]);
+    command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target.join("loom"));
+    counted(&mut command)
 }
 
 /// Kills, power cuts and faults alone; `long` is ten times as many as CI has.
@@ -106,7 +117,11 @@ fn command(program: &str, arguments: &[&str]) -> Result<(usize, usize, String)> 
 
 /// Runs `cargo test`, shows its output, and adds up its result lines.
 fn cargo_test(arguments: &[&str]) -> Result<(usize, usize, String)> {
-    let output = Command::new("cargo").args(arguments).stderr(Stdio::inherit()).output()?;
+    counted(Command::new("cargo").args(arguments))
+}
+
+fn counted(command: &mut Command) -> Result<(usize, usize, String)> {
+    let output = command.stderr(Stdio::inherit()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
     let (mut passed, mut failed) = (0, 0);
@@ -119,7 +134,7 @@ fn cargo_test(arguments: &[&str]) -> Result<(usize, usize, String)> {
         failed += count(" failed").unwrap_or(0);
     }
     if !output.status.success() && failed == 0 {
-        bail!("cargo {} ended with {}", arguments.join(" "), output.status);
+        bail!("{command:?} ended with {}", output.status);
     }
     if passed == 0 {
         bail!("no test was executed");

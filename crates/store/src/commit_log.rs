@@ -92,8 +92,6 @@ pub(crate) struct CommitLog {
     poisoned: AtomicBool,
     retry_full_at_ms: AtomicI64,
     refused: AtomicBool,
-    #[cfg(test)]
-    pub(crate) fail_writes: AtomicBool,
 }
 
 /// How a read of the log ended.
@@ -153,8 +151,6 @@ impl CommitLog {
             poisoned: AtomicBool::new(false),
             retry_full_at_ms: AtomicI64::new(0),
             refused: AtomicBool::new(false),
-            #[cfg(test)]
-            fail_writes: AtomicBool::new(false),
         })
     }
 
@@ -369,10 +365,6 @@ impl CommitLog {
     }
 
     fn write_piece(&self, at: i64, bytes: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
-        if self.fail_writes.load(Ordering::SeqCst) {
-            return Err(io::Error::other("a test's fault"));
-        }
         let segment = self.segment_at(at).ok_or_else(|| io::Error::other("no file reserved"))?;
         segment.file.write_all_at(bytes, (at - segment.start) as u64)
     }
@@ -481,6 +473,7 @@ impl CommitLog {
 mod tests {
     use super::*;
     use crate::api::{FlushMode, StoreConfig};
+    use crate::disk::{Act, Verdict};
     use crate::store::Store;
     use crate::testing::{TempDir, send};
     use base::clock::Clock;
@@ -489,13 +482,24 @@ mod tests {
     #[test]
     fn after_a_failed_write_nothing_is_accepted_acknowledged_or_shown() {
         let dir = TempDir::new("poison");
-        let config = StoreConfig { flush: FlushMode::Sync, ..StoreConfig::new(dir.path()) };
+        let fails = Arc::new(AtomicBool::new(false));
+        let disk = Disk::default().watched(Arc::new({
+            let fails = Arc::clone(&fails);
+            move |act, path: &Path| {
+                let of_log = act == Act::Write && path.to_string_lossy().contains("commitlog");
+                match of_log && fails.load(Ordering::SeqCst) {
+                    true => Verdict::Fail(io::Error::other("a test's fault")),
+                    false => Verdict::Go,
+                }
+            }
+        }));
+        let config = StoreConfig { flush: FlushMode::Sync, disk, ..StoreConfig::new(dir.path()) };
         let store = Store::open(config.clone(), Clock::system()).unwrap();
         let good = send(&store, "T", 0, b"good").unwrap();
         while store.watermarks().flushed < good.end {
             std::thread::yield_now();
         }
-        store.log().fail_writes.store(true, Ordering::SeqCst);
+        fails.store(true, Ordering::SeqCst);
         let queue = store.queue("T", 0).unwrap();
         let record = wire::record::NewRecord {
             topic: "T",
@@ -513,7 +517,7 @@ mod tests {
         };
         store.append(&queue, &record, &Known::default()).unwrap();
         assert_eq!(store.commit(), Err(Poisoned));
-        store.log().fail_writes.store(false, Ordering::SeqCst);
+        fails.store(false, Ordering::SeqCst);
         assert_eq!(store.commit(), Err(Poisoned));
         let refused = store.append(&queue, &record, &Known::default());
         assert_eq!(refused, Err(AppendRefused::Poisoned));

@@ -48,6 +48,7 @@ mod retention;
 mod ring;
 mod scan;
 mod store;
+mod sync;
 #[cfg(test)]
 mod testing;
 mod trash;

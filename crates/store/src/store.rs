@@ -122,7 +122,7 @@ impl Store {
     fn start_threads(self: &Arc<Store>) -> io::Result<()> {
         let (flusher, log) = (Arc::clone(&self.flusher), Arc::clone(&self.log));
         let flush = std::thread::Builder::new().name("store-flush".into());
-        let flush = flush.spawn(move || flusher.run(&log))?;
+        let flush = flush.spawn(move || flusher.run(&*log))?;
         // The thread must not keep a store alive that everybody else has dropped.
         let (signal, store) = (Arc::clone(&self.background), Arc::downgrade(self));
         let work = std::thread::Builder::new().name("store-background".into());
@@ -391,7 +391,7 @@ impl Store {
     pub fn commit(&self) -> Result<i64, Poisoned> {
         let written = self.log.commit()?;
         if written > self.log.flushed() {
-            self.flusher.written(&self.log);
+            self.flusher.written(&*self.log);
         }
         Ok(written)
     }
