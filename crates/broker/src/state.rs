@@ -247,7 +247,7 @@ impl Broker {
             },
         };
         let mut topics = self.topics.put(vec![config])?;
-        self.registrar.topics_changed();
+        self.registrar.topics_put(&[name]);
         Ok(topics.swap_remove(0))
     }
 

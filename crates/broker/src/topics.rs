@@ -408,6 +408,13 @@ impl Topics {
         wrapper_of(version, &topics)
     }
 
+    /// The same with no topics but these.
+    pub fn part(&self, names: &[&str]) -> TopicConfigWrapper {
+        let version = self.change.lock();
+        let topics: Vec<_> = names.iter().filter_map(|name| self.get(name)).collect();
+        wrapper_of(version.clone(), &topics)
+    }
+
     /// The current version.
     pub fn version(&self) -> DataVersion {
         self.change.lock().clone()
