@@ -110,7 +110,8 @@ impl Layout {
     fn load_entries(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |entry: &Entry| entry.physical_offset < cut;
         let head = self.head(disk, &listed[0])?;
-        let (next, last) = self.good_end(disk, listed, &head, entry_of, valid)?;
+        let End { slot: next, last, is_clean } =
+            self.good_end(disk, listed, &head, entry_of, valid)?;
         let first_file = listed[0].start;
         let first = self.first_entry(&head)?;
         let state = State {
@@ -121,7 +122,7 @@ impl Layout {
             ..State::default()
         };
         let (is_live, first) = (first.is_some_and(|(at, _)| at == 0), first.map(|(_, e)| e));
-        Ok(Loaded { state, first, last, begins_with_first: is_live })
+        Ok(Loaded { state, first, last, begins_with_first: is_live, is_clean })
     }
 
     /// The first real entry of a file, certain or not, with its place: leading blanks have no
@@ -139,7 +140,7 @@ impl Layout {
     fn load_batches(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |batch: &BatchEntry| batch.entry.physical_offset < cut;
         let head = self.head(disk, &listed[0])?;
-        let (slot, last) = self.good_end(disk, listed, &head, batch_of, valid)?;
+        let End { slot, last, is_clean } = self.good_end(disk, listed, &head, batch_of, valid)?;
         let first = self.entry_at(&head, 0, batch_of)?;
         let next = last.map_or(0, |batch| batch.end());
         let state = State {
@@ -151,14 +152,13 @@ impl Layout {
             ..State::default()
         };
         let (first, last) = (first.map(|batch| batch.entry), last.map(|batch| batch.entry));
-        Ok(Loaded { state, first, last, begins_with_first: false })
+        Ok(Loaded { state, first, last, begins_with_first: false, is_clean })
     }
 
     /// A file with its first page, which is all there is of most of many queues.
     fn head(&self, disk: &Disk, listed: &Listed) -> io::Result<Head> {
         let file = disk.open(&listed.path)?;
-        let count = self.per_file().min(PAGE / self.unit);
-        let mut page = vec![0; (count * self.unit) as usize];
+        let mut page = vec![0; PAGE.min(self.file_size) as usize];
         file.read_exact_at(&mut page, 0)?;
         Ok(Head { file, page })
     }
@@ -178,8 +178,7 @@ impl Layout {
         Ok(decode(&raw[..unit]))
     }
 
-    /// The slot behind the leading entries that are `valid`, and the last of these. `head` is of
-    /// the first file.
+    /// Where the leading entries that are `valid` end. `head` is of the first file.
     fn good_end<E>(
         &self,
         disk: &Disk,
@@ -187,8 +186,10 @@ impl Layout {
         head: &Head,
         decode: impl Fn(&[u8]) -> Option<E>,
         valid: impl Fn(&E) -> bool,
-    ) -> io::Result<(i64, Option<E>)> {
+    ) -> io::Result<End<E>> {
+        let count = listed.len();
         for (number, listed) in listed.iter().enumerate().rev() {
+            let is_last = number + 1 == count;
             let own = if number == 0 { None } else { Some(self.head(disk, listed)?) };
             let head = own.as_ref().unwrap_or(head);
             let good =
@@ -210,10 +211,13 @@ impl Layout {
                         high = middle;
                     }
                 }
-                return Ok((listed.start / self.unit + low, good(low - 1)?));
+                let last = good(low - 1)?;
+                let is_clean = is_last && head.is_zero_from((low * self.unit) as usize);
+                return Ok(End { slot: listed.start / self.unit + low, last, is_clean });
             }
         }
-        Ok((listed.first().map_or(0, |file| file.start) / self.unit, None))
+        let slot = listed.first().map_or(0, |file| file.start) / self.unit;
+        Ok(End { slot, last: None, is_clean: false })
     }
 }
 
@@ -224,6 +228,25 @@ const PAGE: i64 = 4096;
 struct Head {
     file: File,
     page: Vec<u8>,
+}
+
+impl Head {
+    /// Whether the file has nothing but zeros from a position in the page on; false when only a
+    /// longer look could tell.
+    fn is_zero_from(&self, at: usize) -> bool {
+        let rest = self.page.get(at..);
+        rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+            && self.file.next_data(self.page.len() as u64).is_none()
+    }
+}
+
+/// See [`Layout::good_end`].
+struct End<E> {
+    /// Behind the last entry.
+    slot: i64,
+    last: Option<E>,
+    /// See [`Loaded`].
+    is_clean: bool,
 }
 
 /// What the files of a queue say up to an offset of the log that is certain.
@@ -237,6 +260,8 @@ pub(crate) struct Loaded {
     pub(crate) last: Option<Entry>,
     /// `first` is the entry of the state's minimum.
     pub(crate) begins_with_first: bool,
+    /// The files have nothing behind the last entry.
+    pub(crate) is_clean: bool,
 }
 
 fn entry_of(raw: &[u8]) -> Option<Entry> {

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::clock::{Clock, Stopwatch};
@@ -64,6 +64,8 @@ struct Recovery<'a> {
     newest: Option<Entry>,
     /// Loaded queues whose minimum may be below the log.
     to_raise: Vec<Arc<Queue>>,
+    /// Loaded queues whose files may have something behind the last entry.
+    to_clear: Vec<Arc<Queue>>,
     records: u64,
     /// Files of queues were not what they should be, and are gone.
     odd_queues: bool,
@@ -110,6 +112,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         crashed,
         newest: None,
         to_raise: Vec::new(),
+        to_clear: Vec::new(),
         records: 0,
         odd_queues: false,
         delivered: VecDeque::new(),
@@ -273,6 +276,7 @@ impl Recovery<'_> {
     fn load_queues(&mut self, cut: i64) -> Result<(), OpenError> {
         self.newest = None;
         self.to_raise.clear();
+        self.to_clear.clear();
         self.queues.forget_all();
         for kind in 0..self.queues.layouts().len() {
             let (disk, layout) = (&self.config.disk, &self.queues.layouts()[kind]);
@@ -300,7 +304,7 @@ impl Recovery<'_> {
     /// Takes a loaded queue into the table, unless its topic was deleted or its files are odd.
     fn take(&mut self, kind: usize, (topic, id, path, loaded): InFiles) -> Result<(), OpenError> {
         let disk = &self.config.disk;
-        let Loaded { state, first, last, begins_with_first } = match loaded {
+        let Loaded { state, first, last, begins_with_first, is_clean } = match loaded {
             // A power cut between the making of a file and its length, or damage.
             Err(OpenError::Layout { path: odd, reason }) => {
                 tracing::warn!(file = %odd.display(), reason, "a queue that cannot be, removed");
@@ -325,7 +329,10 @@ impl Recovery<'_> {
         let log_min = self.log.min();
         let is_live = first.is_some_and(|entry| entry.physical_offset >= log_min) && last.is_some();
         if !(begins_with_first && is_live) {
-            self.to_raise.push(queue);
+            self.to_raise.push(Arc::clone(&queue));
+        }
+        if !is_clean {
+            self.to_clear.push(queue);
         }
         Ok(())
     }
@@ -426,10 +433,8 @@ impl Recovery<'_> {
         self.log.sync_files(from, end)?;
         self.deleted.clamp(end)?;
         self.log.start_at(end, last);
-        for queue in self.queues.all() {
-            if self.crashed {
-                self.queues.clear_stale(&queue)?;
-            }
+        for queue in self.to_clear.iter().filter(|_| self.crashed) {
+            self.queues.clear_stale(queue)?;
         }
         for queue in &self.to_raise {
             self.queues.raise_min(queue, self.log.min())?;
