@@ -1,17 +1,20 @@
-//! Consumer groups: their configuration and its file.
+//! Consumer groups: their configuration, its file, and the journal of changes that the file does
+//! not have yet.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::clock::Clock;
 use parking_lot::{Mutex, RwLock};
+use store::config_file::LoadError;
+use store::config_journal::{ConfigJournal, Opened};
+use store::disk::Disk;
 use wire::body::{DataVersion, GroupConfig, Member};
 use wire::json::{Value, object};
 use wire::text::check_group;
 
-use crate::topics::NotSaved;
+use crate::saved::{self, NotSaved};
 
 /// Groups that exist without creation. Java: `SubscriptionGroupManager.init`.
 const PREDEFINED: [&str; 9] = [
@@ -34,42 +37,55 @@ pub fn is_system(group: &str) -> bool {
     group.starts_with(SYSTEM_PREFIX) || PREDEFINED.contains(&group)
 }
 
+/// Bits by topic that a group must not do, by group.
+type Forbidden = BTreeMap<String, BTreeMap<String, i32>>;
+
 /// All consumer groups of a broker. A change is on disk before anybody sees it.
 pub struct Groups {
     table: RwLock<HashMap<String, Arc<GroupConfig>>>,
-    forbidden: RwLock<BTreeMap<String, BTreeMap<String, i32>>>,
-    change: Mutex<DataVersion>,
-    /// A group was made that is not in the file yet.
-    unsaved: AtomicBool,
-    path: PathBuf,
+    forbidden: RwLock<Forbidden>,
+    change: Mutex<Change>,
+    journal: ConfigJournal,
     clock: Clock,
 }
 
+#[derive(Default)]
+struct Change {
+    version: DataVersion,
+    /// Groups that were made and are not on disk yet.
+    unsaved: Vec<String>,
+}
+
 impl Groups {
-    /// Reads `subscriptionGroup.json` or its backup.
-    pub fn load(path: PathBuf, clock: Clock) -> Result<Groups, store::config_file::LoadError> {
-        let file = store::config_file::load(&path, Value::parse)?;
-        let part = |name: &str| file.as_ref().and_then(|file| file.get(name));
-        let configs =
-            part("subscriptionGroupTable").and_then(BTreeMap::<String, GroupConfig>::read);
-        let version = part("dataVersion").and_then(DataVersion::read).unwrap_or_default();
-        let forbidden = part("forbiddenTable").and_then(Member::read).unwrap_or_default();
+    /// Reads `subscriptionGroup.json` or its backup, and the changes since.
+    pub fn load(disk: &Disk, path: &Path, clock: Clock) -> Result<Groups, LoadError> {
+        let Opened { file, changes, journal } = ConfigJournal::open(disk, path, Value::parse)?;
+        let mut configs = BTreeMap::<String, GroupConfig>::new();
+        let mut forbidden = Forbidden::new();
+        let mut version = DataVersion::default();
+        for part in file.into_iter().chain(saved::changes(&journal, &changes)) {
+            let read = |name: &str| part.get(name).and_then(BTreeMap::read);
+            configs.extend(read("subscriptionGroupTable").unwrap_or_default());
+            version = part.get("dataVersion").and_then(DataVersion::read).unwrap_or(version);
+            let bits: Option<Forbidden> = part.get("forbiddenTable").and_then(Member::read);
+            forbidden.extend(bits.unwrap_or_default());
+            for name in saved::removed(&part) {
+                configs.remove(&name);
+                forbidden.remove(&name);
+            }
+        }
+        forbidden.retain(|_, topics| !topics.is_empty());
         let mut table = HashMap::new();
         for name in PREDEFINED {
             table.insert(name.to_owned(), Arc::new(named(name)));
         }
-        for (name, mut config) in configs.unwrap_or_default() {
+        for (name, mut config) in configs {
             config.group_name.clone_from(&name);
             table.insert(name, Arc::new(config));
         }
-        Ok(Groups {
-            table: RwLock::new(table),
-            forbidden: RwLock::new(forbidden),
-            change: Mutex::new(version),
-            unsaved: AtomicBool::new(false),
-            path,
-            clock,
-        })
+        let change = Mutex::new(Change { version, unsaved: Vec::new() });
+        let (table, forbidden) = (RwLock::new(table), RwLock::new(forbidden));
+        Ok(Groups { table, forbidden, change, journal, clock })
     }
 
     /// A group, if it exists.
@@ -87,40 +103,57 @@ impl Groups {
             return None;
         }
         tracing::info!(group = name, "new consumer group");
-        let mut version = self.change.lock();
-        self.table.write().entry(name.to_owned()).or_insert_with(|| Arc::new(named(name)));
-        version.advance(self.clock.now_ms());
-        // On disk within a second: a restart without it would make the same group anew.
-        self.unsaved.store(true, Ordering::Release);
-        self.get(name)
+        let mut change = self.change.lock();
+        let mut table = self.table.write();
+        table.entry(name.to_owned()).or_insert_with(|| {
+            change.version.advance(self.clock.now_ms());
+            // On disk within a second: a restart without it would make the same group anew.
+            change.unsaved.push(name.to_owned());
+            Arc::new(named(name))
+        });
+        table.get(name).cloned()
     }
 
-    /// Writes groups that came into being by themselves. By the background thread, and at the end.
+    /// Brings groups that came into being by themselves to the disk. By the background thread, and
+    /// at the end.
     pub fn save_new(&self) {
-        if self.unsaved.swap(false, Ordering::AcqRel) && self.save(&self.change.lock()).is_err() {
-            self.unsaved.store(true, Ordering::Release); // the error was logged
+        let mut change = self.change.lock();
+        if change.unsaved.is_empty() {
+            return;
+        }
+        let unsaved: Vec<_> = change.unsaved.iter().filter_map(|name| self.get(name)).collect();
+        if self.append(&change.version, &unsaved).is_ok() {
+            change.unsaved.clear(); // else it is tried again; the error was logged
         }
     }
 
     /// Creates or changes groups; on disk when it returns, or not done at all.
     pub fn put(&self, configs: Vec<GroupConfig>) -> Result<(), NotSaved> {
-        let mut version = self.change.lock();
-        let before = self.table.read().clone();
-        for config in configs {
-            self.table.write().insert(config.group_name.clone(), Arc::new(config));
-        }
-        version.advance(self.clock.now_ms());
-        self.save(&version).inspect_err(|_| *self.table.write() = before)
+        let mut change = self.change.lock();
+        let configs: Vec<_> = configs.into_iter().map(Arc::new).collect();
+        change.version.advance(self.clock.now_ms());
+        self.append(&change.version, &configs)?;
+        let named = configs.into_iter().map(|config| (config.group_name.clone(), config));
+        self.table.write().extend(named);
+        Ok(())
+    }
+
+    fn append(&self, version: &DataVersion, configs: &[Arc<GroupConfig>]) -> Result<(), NotSaved> {
+        let groups = configs.iter().map(|config| (config.group_name.as_str(), config.write()));
+        let change =
+            object([("dataVersion", version.write()), ("subscriptionGroupTable", object(groups))]);
+        saved::append(&self.journal, &change, self.clock.now_ms())
     }
 
     /// Removes a group. False when there was none.
     pub fn remove(&self, name: &str) -> bool {
-        let mut version = self.change.lock();
+        let mut change = self.change.lock();
         let existed = self.table.write().remove(name).is_some();
-        self.forbidden.write().remove(name);
-        if existed {
-            version.advance(self.clock.now_ms());
-            let _ = self.save(&version); // an error was logged
+        let was_forbidden = self.forbidden.write().remove(name).is_some();
+        if existed || was_forbidden {
+            change.version.advance(self.clock.now_ms());
+            let removal = saved::removal(&change.version, name);
+            let _ = saved::append(&self.journal, &removal, self.clock.now_ms()); // was logged
         }
         existed
     }
@@ -139,17 +172,23 @@ impl Groups {
         topic: &str,
         forbid: bool,
     ) -> Result<(), NotSaved> {
-        let mut version = self.change.lock();
-        {
-            let mut forbidden = self.forbidden.write();
-            let topics = forbidden.entry(group.to_owned()).or_default();
-            let bits = topics.entry(topic.to_owned()).or_insert(0);
-            *bits = if forbid { *bits | 1 } else { *bits & !1 };
-            topics.retain(|_, bits| *bits > 0);
-            forbidden.retain(|_, topics| !topics.is_empty());
+        let mut change = self.change.lock();
+        let mut topics = self.forbidden.read().get(group).cloned().unwrap_or_default();
+        let bits = topics.entry(topic.to_owned()).or_insert(0);
+        *bits = if forbid { *bits | 1 } else { *bits & !1 };
+        topics.retain(|_, bits| *bits > 0);
+        change.version.advance(self.clock.now_ms());
+        let record = object([
+            ("dataVersion", change.version.write()),
+            ("forbiddenTable", object([(group, topics.write())])),
+        ]);
+        saved::append(&self.journal, &record, self.clock.now_ms())?;
+        if topics.is_empty() {
+            self.forbidden.write().remove(group);
+        } else {
+            self.forbidden.write().insert(group.to_owned(), topics);
         }
-        version.advance(self.clock.now_ms());
-        self.save(&version)
+        Ok(())
     }
 
     /// Names of all groups, sorted.
@@ -161,7 +200,7 @@ impl Groups {
 
     /// The version of the table.
     pub fn version(&self) -> DataVersion {
-        self.change.lock().clone()
+        self.change.lock().version.clone()
     }
 
     /// The table as a body: everything, or `count` groups from position `from` in name order.
@@ -183,9 +222,32 @@ impl Groups {
         ])
     }
 
-    fn save(&self, version: &DataVersion) -> Result<(), NotSaved> {
-        let text = self.body_at(version, None).to_file_text();
-        store::config_file::save(&self.path, &text).map_err(|e| NotSaved::new(&self.path, &e))
+    /// Brings `subscriptionGroup.json` up to date when changes have waited for it long enough. By
+    /// the background thread.
+    pub fn export(&self) {
+        if self.journal.wants_export(self.clock.now_ms()) {
+            self.export_now();
+        }
+    }
+
+    /// Saves everything and brings the file up to date, after which nothing but it is needed. At
+    /// the end, when nothing changes any more.
+    pub fn close(&self) {
+        self.save_new();
+        if self.journal.has_changes() {
+            self.export_now();
+        }
+        saved::remove(&self.journal);
+    }
+
+    fn export_now(&self) {
+        let begun = {
+            let change = self.change.lock();
+            self.journal.begin_export().map(|export| (export, self.body_at(&change.version, None)))
+        };
+        if let Some((export, file)) = begun {
+            saved::export(&self.journal, export, &file, self.clock.now_ms());
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod readers;
 pub mod reading;
 pub mod register;
 pub mod reply;
+pub mod saved;
 pub mod schedule;
 pub mod server;
 pub mod state;

@@ -27,7 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// The name server of the same process.
 pub trait LocalNamesrv: Send + Sync {
-    /// Registers the broker with all its topics, as code 103 does.
+    /// Registers the broker with all its topics, as code 103 does; later also with those that have
+    /// changed.
     fn register(&self, identity: &Identity, topics: TopicConfigWrapper);
     /// Takes the broker out again, as code 104 does.
     fn unregister(&self, identity: &Identity);
@@ -152,6 +153,17 @@ impl Registrar {
         self.wake();
     }
 
+    /// Tells everybody that these topics were made or changed: the name server of this process
+    /// gets no others, so that one of many topics does not cost what all of them do.
+    pub fn topics_put(&self, names: &[&str]) {
+        if let (Some(local), Some(broker)) = (&self.local, self.broker.lock().upgrade()) {
+            let identity = Identity::of(&broker);
+            let part = limited(broker.topics.part(names), &identity);
+            local.register(&identity, part);
+        }
+        self.wake();
+    }
+
     /// Tells everybody that topics have changed.
     pub fn topics_changed(&self) {
         self.tell_local();
@@ -197,7 +209,10 @@ impl Registrar {
 
 /// The topics of a broker with the broker's own permission applied.
 fn topics_of(broker: &Broker, identity: &Identity) -> TopicConfigWrapper {
-    let mut wrapper = broker.topics.wrapper();
+    limited(broker.topics.wrapper(), identity)
+}
+
+fn limited(mut wrapper: TopicConfigWrapper, identity: &Identity) -> TopicConfigWrapper {
     for topic in wrapper.topic_config_table.values_mut() {
         // The inherit bit is no permission of a broker: it only marks the template.
         topic.perm &= identity.perm | perm::INHERIT;

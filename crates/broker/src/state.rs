@@ -25,10 +25,11 @@ use crate::offsets::Offsets;
 use crate::pop::Pops;
 use crate::readers::Readers;
 use crate::register::Registrar;
+use crate::saved::NotSaved;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
 use crate::timers::Timers;
-use crate::topics::{self, NotSaved, Topic, Topics};
+use crate::topics::{self, Topic, Topics};
 use crate::transactions::Transactions;
 
 /// Why a broker does not start.
@@ -124,10 +125,12 @@ impl Broker {
         let folder = PathBuf::from(&config.store_path_root_dir).join("config");
         let path = folder.join("topics.json");
         // Before the store: its recovery has to know which queues are batch queues.
-        let saved = topics::read(&path)?;
-        let store = Store::open(store_config(&config, &saved, disk), clock.clone())?;
-        let topics = Topics::open(path, saved, Arc::clone(&store), clock.clone(), &config);
-        let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
+        let saved = topics::read(&disk, &path)?;
+        let wanted = store_config(&config, &saved.wrapper, disk.clone());
+        let store = Store::open(wanted, clock.clone())?;
+        let topics = Topics::open(saved, Arc::clone(&store), clock.clone(), &config);
+        let path = folder.join("subscriptionGroup.json");
+        let groups = Groups::load(&disk, &path, clock.clone())?;
         let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
         offsets.cut_to(|name, id| Some(topics.queue(name, id)?.queue.next_offset()));
         let levels = config.delay_levels_ms().to_vec();
@@ -244,7 +247,7 @@ impl Broker {
             },
         };
         let mut topics = self.topics.put(vec![config])?;
-        self.registrar.topics_changed();
+        self.registrar.topics_put(&[name]);
         Ok(topics.swap_remove(0))
     }
 
@@ -255,7 +258,8 @@ impl Broker {
         self.timers.save(self, self.clock.now_ms());
         self.pops.turn_end(&self.offsets, self.clock.now_ms());
         self.pops.housekeeping();
-        self.groups.save_new();
+        self.topics.close();
+        self.groups.close();
         self.pops.save_orders(&self.config_folder());
         self.offsets.save();
         self.store.close()?;
@@ -274,6 +278,8 @@ impl Broker {
         }
         self.pops.housekeeping();
         self.groups.save_new();
+        self.topics.export();
+        self.groups.export();
         self.relays.expire(now_ms);
         if tick.is_multiple_of((config.register_name_server_period / 1000).clamp(10, 60) as u64) {
             self.registrar.tell_local();

@@ -1,26 +1,30 @@
 //! Topics: their configuration file, their queues, and how they come into being.
 //!
-//! Readers take one read lock and clone an `Arc`; a change replaces the topic and is on disk
-//! before anybody sees it. Queues live on from one configuration to the next.
+//! Readers take one read lock and clone an `Arc`; a change replaces the topic and is in the journal
+//! of changes, on disk, before anybody sees it. `topics.json` follows from time to time and at a
+//! clean stop. Queues live on from one configuration to the next.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use base::clock::Clock;
 use foldhash::fast::RandomState;
-use net::Refusal;
 use parking_lot::{Mutex, RwLock};
+use store::config_file::LoadError;
+use store::config_journal::{ConfigJournal, Opened};
+use store::disk::Disk;
 use store::{Queue, Store};
 use wire::body::{DataVersion, Member, TopicConfig, TopicConfigWrapper};
-use wire::codes::{perm, response};
+use wire::codes::perm;
 use wire::json::{Value, object};
 use wire::text::check_topic;
 
 use crate::attributes;
 use crate::config::BrokerConfig;
 use crate::pop::waiting::PopWaiters;
+use crate::saved::{self, NotSaved};
 use crate::stats::Traffic;
 use crate::transactions::{HALF_TOPIC, OP_TOPIC, PARKED_TOPIC};
 use crate::waits::Waiters;
@@ -87,22 +91,37 @@ pub struct Topics {
     lights: RwLock<HashMap<String, Arc<Topic>, RandomState>>,
     lights_on: bool,
     light_puts: Arc<Traffic>,
-    path: PathBuf,
+    journal: ConfigJournal,
     store: Arc<Store>,
     clock: Clock,
 }
 
-/// Reads `topics.json` or its backup; no topic when there is neither.
-pub fn read(path: &Path) -> Result<TopicConfigWrapper, store::config_file::LoadError> {
-    let loaded = store::config_file::load(path, Value::parse)?;
-    Ok(loaded.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default())
+/// The topics that were saved.
+pub struct Saved {
+    /// Version and table.
+    pub wrapper: TopicConfigWrapper,
+    journal: ConfigJournal,
+}
+
+/// Reads `topics.json` or its backup, and the changes since; no topic when there is nothing.
+pub fn read(disk: &Disk, path: &Path) -> Result<Saved, LoadError> {
+    let Opened { file, changes, journal } = ConfigJournal::open(disk, path, Value::parse)?;
+    let mut wrapper = file.as_ref().and_then(TopicConfigWrapper::read).unwrap_or_default();
+    for change in saved::changes(&journal, &changes) {
+        let changed = TopicConfigWrapper::read(&change).unwrap_or_default();
+        wrapper.data_version = changed.data_version;
+        wrapper.topic_config_table.extend(changed.topic_config_table);
+        for name in saved::removed(&change) {
+            wrapper.topic_config_table.remove(&name);
+        }
+    }
+    Ok(Saved { wrapper, journal })
 }
 
 impl Topics {
-    /// The topics of `wrapper`, which came from `path` (see [`read`]), and those of the system.
+    /// The topics that [`read`] found, and those of the system.
     pub fn open(
-        path: PathBuf,
-        wrapper: TopicConfigWrapper,
+        Saved { wrapper, journal }: Saved,
         store: Arc<Store>,
         clock: Clock,
         config: &BrokerConfig,
@@ -114,7 +133,7 @@ impl Topics {
             lights: RwLock::default(),
             lights_on: config.enable_lmq,
             light_puts: Arc::default(),
-            path,
+            journal,
             store,
             clock,
         };
@@ -300,22 +319,13 @@ impl Topics {
         version: &mut DataVersion,
         configs: Vec<TopicConfig>,
     ) -> Result<Vec<Arc<Topic>>, NotSaved> {
-        let old: Vec<(String, Option<Arc<Topic>>)> =
-            configs.iter().map(|c| (c.topic_name.clone(), self.get(&c.topic_name))).collect();
-        let topics = configs.into_iter().map(|config| self.insert(config)).collect();
         version.advance(self.clock.now_ms());
-        if let Err(error) = self.save(version) {
-            // A topic that a restart forgets would take its messages with it.
-            let mut table = self.table.write();
-            for (name, old) in old {
-                match old {
-                    Some(old) => table.insert(name, old),
-                    None => table.remove(&name),
-                };
-            }
-            return Err(error);
-        }
-        Ok(topics)
+        let changed = configs.iter().map(|config| (config.topic_name.as_str(), config.write()));
+        let change =
+            object([("dataVersion", version.write()), ("topicConfigTable", object(changed))]);
+        // First: a topic that a restart forgets would take its messages with it.
+        saved::append(&self.journal, &change, self.clock.now_ms())?;
+        Ok(configs.into_iter().map(|config| self.insert(config)).collect())
     }
 
     /// Creates a topic unless it exists; the second value tells whether it is new.
@@ -340,7 +350,8 @@ impl Topics {
             tracing::error!(topic = name, %error, "cannot delete the files of a topic");
         }
         version.advance(self.clock.now_ms());
-        if let Err(error) = self.save(&version) {
+        let change = saved::removal(&version, name);
+        if let Err(error) = saved::append(&self.journal, &change, self.clock.now_ms()) {
             tracing::error!(%error, topic = name, "a deleted topic is back after a restart");
         }
         true
@@ -391,10 +402,17 @@ impl Topics {
         })
     }
 
-    /// The table with its version, as it is registered, synchronized and stored.
+    /// The table with its version, as it is registered and synchronized.
     pub fn wrapper(&self) -> TopicConfigWrapper {
+        let (version, topics) = self.snapshot(&self.change.lock());
+        wrapper_of(version, &topics)
+    }
+
+    /// The same with no topics but these.
+    pub fn part(&self, names: &[&str]) -> TopicConfigWrapper {
         let version = self.change.lock();
-        self.wrapper_at(&version)
+        let topics: Vec<_> = names.iter().filter_map(|name| self.get(name)).collect();
+        wrapper_of(version.clone(), &topics)
     }
 
     /// The current version.
@@ -402,46 +420,48 @@ impl Topics {
         self.change.lock().clone()
     }
 
-    fn wrapper_at(&self, version: &DataVersion) -> TopicConfigWrapper {
-        let table = self.table.read();
-        let configs = table.values().map(|t| (t.config.topic_name.clone(), t.config.clone()));
-        TopicConfigWrapper {
-            data_version: version.clone(),
-            topic_config_table: configs.collect::<BTreeMap<_, _>>(),
-            ..TopicConfigWrapper::default()
+    fn snapshot(&self, version: &DataVersion) -> (DataVersion, Vec<Arc<Topic>>) {
+        (version.clone(), self.table.read().values().cloned().collect())
+    }
+
+    /// Brings `topics.json` up to date when changes have waited for it long enough. By the
+    /// background thread.
+    pub fn export(&self) {
+        if self.journal.wants_export(self.clock.now_ms()) {
+            self.export_now();
         }
     }
 
-    fn save(&self, version: &DataVersion) -> Result<(), NotSaved> {
-        let wrapper = self.wrapper_at(version);
+    /// Brings `topics.json` up to date, after which nothing but it is needed. At the end, when
+    /// nothing changes any more.
+    pub fn close(&self) {
+        if self.journal.has_changes() {
+            self.export_now();
+        }
+        saved::remove(&self.journal);
+    }
+
+    fn export_now(&self) {
+        let begun = {
+            let version = self.change.lock();
+            self.journal.begin_export().map(|export| (export, self.snapshot(&version)))
+        };
+        let Some((export, (version, topics))) = begun else { return };
+        let wrapper = wrapper_of(version, &topics);
         let file = object([
             ("dataVersion", wrapper.data_version.write()),
             ("topicConfigTable", wrapper.topic_config_table.write()),
         ]);
-        let text = file.to_file_text();
-        store::config_file::save(&self.path, &text).map_err(|e| NotSaved::new(&self.path, &e))
+        saved::export(&self.journal, export, &file, self.clock.now_ms());
     }
 }
 
-/// A change of topics or groups did not reach the disk, and was taken back.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot save {}: {error}", path.display())]
-pub struct NotSaved {
-    path: PathBuf,
-    error: String,
-}
-
-impl NotSaved {
-    /// Also says so in the log.
-    pub fn new(path: &Path, error: &io::Error) -> NotSaved {
-        tracing::error!(path = %path.display(), %error, "cannot save a change");
-        NotSaved { path: path.to_path_buf(), error: error.to_string() }
-    }
-}
-
-impl From<NotSaved> for Refusal {
-    fn from(error: NotSaved) -> Refusal {
-        Refusal::new(response::SYSTEM_ERROR, error.to_string())
+fn wrapper_of(version: DataVersion, topics: &[Arc<Topic>]) -> TopicConfigWrapper {
+    let configs = topics.iter().map(|topic| (topic.config.topic_name.clone(), &topic.config));
+    TopicConfigWrapper {
+        data_version: version,
+        topic_config_table: configs.map(|(name, config)| (name, config.clone())).collect(),
+        ..TopicConfigWrapper::default()
     }
 }
 

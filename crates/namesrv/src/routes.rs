@@ -195,7 +195,9 @@ impl Routes {
         }
         let read_only = is_prime_slave && broker.enable_acting_master;
         let changed = self.version_of(&r.cluster, &r.address) != Some(&r.topics.data_version);
-        if self.options.delete_topic_with_registration && changed && !first {
+        // A broker of this process tells only what has changed, and what it has deleted.
+        let is_whole = r.peer != 0;
+        if self.options.delete_topic_with_registration && changed && !first && is_whole {
             let listed = &r.topics.topic_config_table;
             for (topic, queues) in &mut self.topics {
                 if !listed.contains_key(topic) {
@@ -599,6 +601,11 @@ mod tests {
         newer.topics.data_version.counter = 2;
         routes.register(&newer, 0).expect("taken");
         assert_eq!(routes.topic_names(Some("c")), ["v"]);
+        let mut part = Registration { peer: 0, ..registration("b", 0, "h:1", &["w"]) };
+        part.topics.data_version.counter = 3;
+        routes.register(&part, 0).expect("taken");
+        assert_eq!(routes.topic_names(Some("c")), ["v", "w"], "a part from this process");
+        routes.delete_topic("w", None);
         routes.delete_topic("v", Some("elsewhere"));
         assert_eq!(routes.topic_names(None), ["v"]);
         routes.delete_topic("v", None);

@@ -140,11 +140,22 @@ impl Journal {
         self.file.clone()
     }
 
+    /// Brings the older generations to the disk, so that what was replayed stays.
+    pub fn sync_older(&self) -> io::Result<()> {
+        for generation in generations(&self.disk, &self.dir)? {
+            self.disk.open(&self.dir.join(name_of(generation)))?.sync_data()?;
+        }
+        self.disk.sync_dir(&self.dir)
+    }
+
     /// Deletes every older generation. Everything must be in this one, and synced.
     pub fn drop_older(&self) -> io::Result<()> {
-        for generation in
-            generations(&self.disk, &self.dir)?.into_iter().filter(|g| *g < self.generation)
-        {
+        self.drop_before(self.generation)
+    }
+
+    /// Deletes the generations before `first`, whose content must be in safety elsewhere.
+    pub fn drop_before(&self, first: u64) -> io::Result<()> {
+        for generation in generations(&self.disk, &self.dir)?.into_iter().filter(|g| *g < first) {
             self.disk.remove_file(&self.dir.join(name_of(generation)))?;
         }
         Ok(())

@@ -25,6 +25,7 @@ mod batch_reading;
 mod checkpoint;
 mod commit_log;
 pub mod config_file;
+pub mod config_journal;
 mod deleted;
 pub mod disk;
 mod dispatch;

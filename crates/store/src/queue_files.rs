@@ -109,17 +109,11 @@ impl Layout {
 
     fn load_entries(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |entry: &Entry| entry.physical_offset < cut;
-        let (next, last) = self.good_end(disk, listed, entry_in, valid)?;
-        // The first real one, certain or not: leading blanks have no record.
-        let mut first = None;
-        let file = disk.open(&listed[0].path)?;
-        let mut at = 0;
-        while at < self.per_file() && first.is_none() {
-            let Some(entry) = entry_in(&file, at)? else { break };
-            first = Some(entry).filter(|entry| !entry.is_blank());
-            at += 1;
-        }
+        let head = self.head(disk, &listed[0])?;
+        let End { slot: next, last, is_clean } =
+            self.good_end(disk, listed, &head, entry_of, valid)?;
         let first_file = listed[0].start;
+        let first = self.first_entry(&head)?;
         let state = State {
             min: first_file / self.unit,
             next,
@@ -127,13 +121,27 @@ impl Layout {
             first_file: Some(first_file),
             ..State::default()
         };
-        Ok(Loaded { state, first, last })
+        let (is_live, first) = (first.is_some_and(|(at, _)| at == 0), first.map(|(_, e)| e));
+        Ok(Loaded { state, first, last, begins_with_first: is_live, is_clean })
+    }
+
+    /// The first real entry of a file, certain or not, with its place: leading blanks have no
+    /// record.
+    fn first_entry(&self, head: &Head) -> io::Result<Option<(i64, Entry)>> {
+        for at in 0..self.per_file() {
+            match self.entry_at(head, at, entry_of)? {
+                Some(entry) if entry.is_blank() => {}
+                found => return Ok(found.map(|entry| (at, entry))),
+            }
+        }
+        Ok(None)
     }
 
     fn load_batches(&self, disk: &Disk, listed: &[Listed], cut: i64) -> io::Result<Loaded> {
         let valid = |batch: &BatchEntry| batch.entry.physical_offset < cut;
-        let (slot, last) = self.good_end(disk, listed, batch_in, valid)?;
-        let first = batch_in(&disk.open(&listed[0].path)?, 0)?;
+        let head = self.head(disk, &listed[0])?;
+        let End { slot, last, is_clean } = self.good_end(disk, listed, &head, batch_of, valid)?;
+        let first = self.entry_at(&head, 0, batch_of)?;
         let next = last.map_or(0, |batch| batch.end());
         let state = State {
             min: first.filter(valid).map_or(0, |batch| batch.base),
@@ -143,36 +151,102 @@ impl Layout {
             batches: Some(Box::new(Batches::in_files(slot))),
             ..State::default()
         };
-        let entry_of = |batch: BatchEntry| batch.entry;
-        Ok(Loaded { state, first: first.map(entry_of), last: last.map(entry_of) })
+        let (first, last) = (first.map(|batch| batch.entry), last.map(|batch| batch.entry));
+        Ok(Loaded { state, first, last, begins_with_first: false, is_clean })
     }
 
-    /// The slot behind the leading entries that are `valid`, and the last of these.
+    /// A file with its first page, which is all there is of most of many queues.
+    fn head(&self, disk: &Disk, listed: &Listed) -> io::Result<Head> {
+        let file = disk.open(&listed.path)?;
+        let mut page = vec![0; PAGE.min(self.file_size) as usize];
+        file.read_exact_at(&mut page, 0)?;
+        Ok(Head { file, page })
+    }
+
+    fn entry_at<E>(
+        &self,
+        head: &Head,
+        at: i64,
+        decode: impl Fn(&[u8]) -> Option<E>,
+    ) -> io::Result<Option<E>> {
+        let (from, unit) = ((at * self.unit) as usize, self.unit as usize);
+        if let Some(raw) = head.page.get(from..from + unit) {
+            return Ok(decode(raw));
+        }
+        let mut raw = [0; batch_queue::UNIT];
+        head.file.read_exact_at(&mut raw[..unit], from as u64)?;
+        Ok(decode(&raw[..unit]))
+    }
+
+    /// Where the leading entries that are `valid` end. `head` is of the first file.
     fn good_end<E>(
         &self,
         disk: &Disk,
         listed: &[Listed],
-        read: impl Fn(&File, i64) -> io::Result<Option<E>>,
+        head: &Head,
+        decode: impl Fn(&[u8]) -> Option<E>,
         valid: impl Fn(&E) -> bool,
-    ) -> io::Result<(i64, Option<E>)> {
-        let good = |file: &File, at: i64| Ok::<_, io::Error>(read(file, at)?.filter(&valid));
-        for listed in listed.iter().rev() {
-            let file = disk.open(&listed.path)?;
-            if good(&file, 0)?.is_some() {
+    ) -> io::Result<End<E>> {
+        let count = listed.len();
+        for (number, listed) in listed.iter().enumerate().rev() {
+            let is_last = number + 1 == count;
+            let own = if number == 0 { None } else { Some(self.head(disk, listed)?) };
+            let head = own.as_ref().unwrap_or(head);
+            let good =
+                |at: i64| Ok::<_, io::Error>(self.entry_at(head, at, &decode)?.filter(&valid));
+            if good(0)?.is_some() {
+                let in_page = head.page.len() as i64 / self.unit;
                 let (mut low, mut high) = (1, self.per_file());
+                // The page answers without a look at the file.
+                if good(in_page - 1)?.is_some() {
+                    low = in_page;
+                } else {
+                    high = in_page - 1;
+                }
                 while low < high {
                     let middle = low + (high - low) / 2;
-                    if good(&file, middle)?.is_some() {
+                    if good(middle)?.is_some() {
                         low = middle + 1;
                     } else {
                         high = middle;
                     }
                 }
-                return Ok((listed.start / self.unit + low, good(&file, low - 1)?));
+                let last = good(low - 1)?;
+                let is_clean = is_last && head.is_zero_from((low * self.unit) as usize);
+                return Ok(End { slot: listed.start / self.unit + low, last, is_clean });
             }
         }
-        Ok((listed.first().map_or(0, |file| file.start) / self.unit, None))
+        let slot = listed.first().map_or(0, |file| file.start) / self.unit;
+        Ok(End { slot, last: None, is_clean: false })
     }
+}
+
+/// Bytes that are read of a file at first.
+const PAGE: i64 = 4096;
+
+/// See [`Layout::head`].
+struct Head {
+    file: File,
+    page: Vec<u8>,
+}
+
+impl Head {
+    /// Whether the file has nothing but zeros from a position in the page on; false when only a
+    /// longer look could tell.
+    fn is_zero_from(&self, at: usize) -> bool {
+        let rest = self.page.get(at..);
+        rest.is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+            && self.file.next_data(self.page.len() as u64).is_none()
+    }
+}
+
+/// See [`Layout::good_end`].
+struct End<E> {
+    /// Behind the last entry.
+    slot: i64,
+    last: Option<E>,
+    /// See [`Loaded`].
+    is_clean: bool,
 }
 
 /// What the files of a queue say up to an offset of the log that is certain.
@@ -184,18 +258,18 @@ pub(crate) struct Loaded {
     pub(crate) first: Option<Entry>,
     /// The last certain one.
     pub(crate) last: Option<Entry>,
+    /// `first` is the entry of the state's minimum.
+    pub(crate) begins_with_first: bool,
+    /// The files have nothing behind the last entry.
+    pub(crate) is_clean: bool,
 }
 
-fn entry_in(file: &File, index: i64) -> io::Result<Option<Entry>> {
-    let mut raw = [0; UNIT as usize];
-    file.read_exact_at(&mut raw, (index * UNIT) as u64)?;
-    Ok(Entry::decode(&raw))
+fn entry_of(raw: &[u8]) -> Option<Entry> {
+    Entry::decode(raw.first_chunk()?)
 }
 
-fn batch_in(file: &File, index: i64) -> io::Result<Option<BatchEntry>> {
-    let mut raw = [0; batch_queue::UNIT];
-    file.read_exact_at(&mut raw, index as u64 * batch_queue::UNIT as u64)?;
-    Ok(BatchEntry::decode(&raw))
+fn batch_of(raw: &[u8]) -> Option<BatchEntry> {
+    BatchEntry::decode(raw.first_chunk()?)
 }
 
 /// Whether a file of `end` bytes has anything but zeros at or behind `from`, without reading its

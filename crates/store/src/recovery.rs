@@ -10,7 +10,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base::clock::{Clock, Stopwatch};
 use wire::record::{TRANSACTION_COMMIT, TRANSACTION_MASK};
@@ -34,6 +35,8 @@ use crate::scan::{Scanner, Step};
 const SETTLE_BYTES: i64 = 64 << 20;
 /// Sources of delivered messages that are remembered; those of the last turns are what counts.
 const MAX_DELIVERED: usize = 1 << 20;
+/// Topics from which on several threads load them.
+const MANY_TOPICS: usize = 256;
 /// Margin for stores whose checkpoint has only times (Java before 5.5).
 const MARGIN_MS: i64 = 3000;
 
@@ -59,6 +62,10 @@ struct Recovery<'a> {
     crashed: bool,
     /// The newest entry on disk of all queues but the batch ones.
     newest: Option<Entry>,
+    /// Loaded queues whose minimum may be below the log.
+    to_raise: Vec<Arc<Queue>>,
+    /// Loaded queues whose files may have something behind the last entry.
+    to_clear: Vec<Arc<Queue>>,
     records: u64,
     /// Files of queues were not what they should be, and are gone.
     odd_queues: bool,
@@ -104,6 +111,8 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         checkpoint,
         crashed,
         newest: None,
+        to_raise: Vec::new(),
+        to_clear: Vec::new(),
         records: 0,
         odd_queues: false,
         delivered: VecDeque::new(),
@@ -266,52 +275,65 @@ impl Recovery<'_> {
 
     fn load_queues(&mut self, cut: i64) -> Result<(), OpenError> {
         self.newest = None;
+        self.to_raise.clear();
+        self.to_clear.clear();
         self.queues.forget_all();
         for kind in 0..self.queues.layouts().len() {
-            let disk = &self.config.disk;
-            let dir = &self.queues.layouts()[kind].dir.clone();
-            for (topic, topic_dir) in sub_dirs(disk, dir).map_err(OpenError::io(dir))? {
-                for (id, path) in sub_dirs(disk, &topic_dir).map_err(OpenError::io(&topic_dir))? {
-                    let Ok(id) = id.parse::<i32>() else { continue };
-                    self.load_queue(kind, &topic, id, &path, cut)?;
-                }
+            let (disk, layout) = (&self.config.disk, &self.queues.layouts()[kind]);
+            let topics = sub_dirs(disk, &layout.dir).map_err(OpenError::io(&layout.dir))?;
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+            let share = topics.len().div_ceil(threads).max(MANY_TOPICS);
+            let load = |topics: &[(String, PathBuf)]| load_topics(disk, layout, topics, cut);
+            let parts: Vec<_> = if topics.len() <= share {
+                vec![load(&topics)]
+            } else {
+                std::thread::scope(|scope| {
+                    let parts: Vec<_> =
+                        topics.chunks(share).map(|part| scope.spawn(|| load(part))).collect();
+                    let gone = |_| Err(OpenError::io(&layout.dir)(io::Error::other("a panic")));
+                    parts.into_iter().map(|part| part.join().unwrap_or_else(gone)).collect()
+                })
+            };
+            for part in parts {
+                part?.into_iter().try_for_each(|loaded| self.take(kind, loaded))?;
             }
         }
         Ok(())
     }
 
-    fn load_queue(
-        &mut self,
-        kind: usize,
-        topic: &str,
-        id: i32,
-        path: &Path,
-        cut: i64,
-    ) -> Result<(), OpenError> {
+    /// Takes a loaded queue into the table, unless its topic was deleted or its files are odd.
+    fn take(&mut self, kind: usize, (topic, id, path, loaded): InFiles) -> Result<(), OpenError> {
         let disk = &self.config.disk;
-        let layout = &self.queues.layouts()[kind];
-        let loaded = match layout.load(disk, path, cut) {
+        let Loaded { state, first, last, begins_with_first, is_clean } = match loaded {
             // A power cut between the making of a file and its length, or damage.
             Err(OpenError::Layout { path: odd, reason }) => {
                 tracing::warn!(file = %odd.display(), reason, "a queue that cannot be, removed");
                 self.odd_queues = true;
                 self.distrust_queues()?;
-                return remove_queue(disk, path);
+                return remove_queue(disk, &path);
             }
             loaded => loaded?,
         };
-        let Some(Loaded { state, first, last }) = loaded else { return Ok(()) };
-        if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
+        if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(&topic)) {
             // The process died between the deletion of the topic and that of its files.
-            return remove_queue(disk, path);
+            return remove_queue(disk, &path);
         }
         // Batch queues alone do not show that the others are there.
-        if let Some(last) = last.filter(|last| !layout.is_batch() && !last.is_blank())
+        let is_batch = self.queues.layouts()[kind].is_batch();
+        if let Some(last) = last.filter(|last| !is_batch && !last.is_blank())
             && self.newest.is_none_or(|newest| newest.physical_offset < last.physical_offset)
         {
             self.newest = Some(last);
         }
-        self.queues.insert(topic, id, state);
+        let queue = self.queues.insert(&topic, id, state);
+        let log_min = self.log.min();
+        let is_live = first.is_some_and(|entry| entry.physical_offset >= log_min) && last.is_some();
+        if !(begins_with_first && is_live) {
+            self.to_raise.push(Arc::clone(&queue));
+        }
+        if !is_clean {
+            self.to_clear.push(queue);
+        }
         Ok(())
     }
 
@@ -411,11 +433,11 @@ impl Recovery<'_> {
         self.log.sync_files(from, end)?;
         self.deleted.clamp(end)?;
         self.log.start_at(end, last);
-        for queue in self.queues.all() {
-            if self.crashed {
-                self.queues.clear_stale(&queue)?;
-            }
-            self.queues.raise_min(&queue, self.log.min())?;
+        for queue in self.to_clear.iter().filter(|_| self.crashed) {
+            self.queues.clear_stale(queue)?;
+        }
+        for queue in &self.to_raise {
+            self.queues.raise_min(queue, self.log.min())?;
         }
         if let Some(index) = &self.index {
             index.cut(end)?;
@@ -430,4 +452,26 @@ fn remove_queue(disk: &Disk, dir: &Path) -> Result<(), OpenError> {
     let above = dir.parent().unwrap_or(dir);
     let removed = disk.remove_dir_all(dir).and_then(|()| disk.sync_dir(above));
     removed.map_err(OpenError::io(dir))
+}
+
+/// Topic and number of a queue, its directory, and what its files say.
+type InFiles = (String, i32, PathBuf, Result<Loaded, OpenError>);
+
+/// The queues of these topics that have files.
+fn load_topics(
+    disk: &Disk,
+    layout: &Layout,
+    topics: &[(String, PathBuf)],
+    cut: i64,
+) -> Result<Vec<InFiles>, OpenError> {
+    let mut queues = Vec::new();
+    for (topic, topic_dir) in topics {
+        for (id, path) in sub_dirs(disk, topic_dir).map_err(OpenError::io(topic_dir))? {
+            let Ok(id) = id.parse::<i32>() else { continue };
+            if let Some(loaded) = layout.load(disk, &path, cut).transpose() {
+                queues.push((topic.clone(), id, path, loaded));
+            }
+        }
+    }
+    Ok(queues)
 }

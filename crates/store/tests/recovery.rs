@@ -83,7 +83,7 @@ fn restarts_and_lost_files_change_nothing() {
             if path.is_dir() {
                 fs::remove_dir_all(path).unwrap();
             } else {
-                fs::remove_file(path).unwrap();
+                let _ = fs::remove_file(path); // a kill may come before the first checkpoint
             }
         }
     };

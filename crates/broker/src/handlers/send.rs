@@ -164,7 +164,7 @@ fn create_topic(
     if let Some(template) = template {
         let (topic, new) = broker.topics.put_if_absent(template)?;
         if new {
-            broker.registrar.topics_changed();
+            broker.registrar.topics_put(&[name]);
         }
         return Ok(topic);
     }

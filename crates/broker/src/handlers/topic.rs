@@ -65,7 +65,7 @@ pub fn create(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     check_queues(&config)?;
     tracing::info!(peer = ?call.peer, topic = request.topic, "topic created or changed");
     broker.topics.put(vec![config])?;
-    broker.registrar.topics_changed();
+    broker.registrar.topics_put(&[request.topic]);
     call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }
 
@@ -87,8 +87,9 @@ pub fn create_list(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
         Ok(config)
     };
     let configs = configs.into_iter().map(settle).collect::<Result<Vec<_>, _>>()?;
-    broker.topics.put(configs)?;
-    broker.registrar.topics_changed();
+    let topics = broker.topics.put(configs)?;
+    let names: Vec<&str> = topics.iter().map(|topic| topic.config.topic_name.as_str()).collect();
+    broker.registrar.topics_put(&names);
     call.plain(response::SUCCESS, Some(reply::NOT_SET))
 }
 

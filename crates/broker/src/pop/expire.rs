@@ -26,8 +26,9 @@ use super::{DueAt, Moved, ORDER_KEY, PopTopic};
 use crate::handlers::send_back::origin_id;
 use crate::marks::copy_of;
 use crate::put;
+use crate::saved::NotSaved;
 use crate::state::Broker;
-use crate::topics::{NotSaved, Topic, TopicQueue};
+use crate::topics::{Topic, TopicQueue};
 use crate::turn::Turn;
 
 /// Messages of one turn, so that a flood of them does not hold up the loop.

@@ -313,6 +313,12 @@ impl MemoryFile {
         Ok(self.memory.0.lock().tree.files[self.inode].len() as u64)
     }
 
+    pub(super) fn next_data(&self, at: u64) -> Option<u64> {
+        let shared = self.memory.0.lock();
+        let rest = shared.tree.files[self.inode].get(at as usize..)?;
+        rest.iter().position(|byte| *byte != 0).map(|found| at + found as u64)
+    }
+
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
         self.make(Op::SetLen(self.inode, len))
     }

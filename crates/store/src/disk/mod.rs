@@ -386,7 +386,7 @@ impl File {
     pub(crate) fn next_data(&self, at: u64) -> Option<u64> {
         match &self.kind {
             Kind::Os(file) => os::next_data(file, at),
-            Kind::Memory(_) => Some(at),
+            Kind::Memory(file) => file.next_data(at),
         }
     }
 }

@@ -24,9 +24,11 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let meta = entry.metadata()?;
+        // A directory's length is nothing: of many queues' directories each call counts.
+        let is_dir = entry.file_type()?.is_dir();
+        let len = if is_dir { 0 } else { entry.metadata()?.len() };
         if let Ok(name) = entry.file_name().into_string() {
-            found.push(Found { name, is_dir: meta.is_dir(), len: meta.len() });
+            found.push(Found { name, is_dir, len });
         }
     }
     Ok(found)
