@@ -21,8 +21,8 @@ const SCAN_OFFSETS: i64 = 347;
 
 impl Queues {
     /// Copies batches from the one that holds queue offset `from` on, or from the first behind a
-    /// hole there, as many as are next to each other in memory or one file. `None`: not in
-    /// memory, and waiting was not allowed.
+    /// hole there, as many as are near each other in memory or one file. `None`: not in memory,
+    /// and waiting was not allowed.
     pub(crate) fn batches(
         &self,
         queue: &Queue,
@@ -31,7 +31,10 @@ impl Queues {
         wait: Wait,
     ) -> io::Result<Option<usize>> {
         match self.search(queue, wait, |batch| batch.end() <= from)? {
-            Some((slot, Some(_))) => self.batches_at(queue, slot, out, wait),
+            Some((slot, Some(_))) => {
+                let sound = self.sound_at(queue, slot, out, wait)?;
+                Ok(sound.map(|sound| sound.found))
+            }
             Some((_, None)) => Ok(Some(0)),
             None => Ok(None),
         }
@@ -46,62 +49,142 @@ impl Queues {
     }
 
     /// The first slot whose entry is not `before` something that grows along the queue, with its
-    /// entry; the slot behind the last one without. `None`: as above.
+    /// entry; the slot behind the last one without. Damaged entries are passed over. `None`: as
+    /// above.
     pub(crate) fn search(
         &self,
         queue: &Queue,
         wait: Wait,
         before: impl Fn(&BatchEntry) -> bool,
     ) -> io::Result<Option<(i64, Option<BatchEntry>)>> {
-        let (mut low, mut high) = {
+        let (mut low, mut high, end) = {
             let state = queue.state.lock();
             let Some(batches) = &state.batches else { return Ok(Some((0, None))) };
             let first = state.first_file.map_or(batches.tail_base(), |at| at / UNIT as i64);
             let found = batches.search(&before);
-            found.map_or((first, batches.tail_base()), |slot| (slot, slot))
+            let (low, high) = found.map_or((first, batches.tail_base()), |slot| (slot, slot));
+            (low, high, batches.next)
         };
-        let mut one = [BatchEntry::default()];
+        let mut best = None;
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.batches_at(queue, middle, &mut one, wait)? {
+            match self.first_sound(queue, middle, high, wait)? {
                 None => return Ok(None),
-                Some(1) if !before(&one[0]) => high = middle,
-                // Without a file, which retention has just taken, it is before everything.
-                Some(_) => low = middle + 1,
+                Some(Some((slot, batch))) if before(&batch) => low = slot + 1,
+                Some(found) => {
+                    best = found.or(best);
+                    high = middle;
+                }
             }
         }
-        let found = self.batches_at(queue, low, &mut one, wait)?;
-        Ok(found.map(|found| (low, (found == 1).then_some(one[0]))))
+        if best.is_none() {
+            let Some(found) = self.first_sound(queue, high, end, wait)? else { return Ok(None) };
+            best = found;
+        }
+        Ok(Some(best.map_or((end, None), |(slot, batch)| (slot, Some(batch)))))
     }
 
-    /// Copies the entries from a slot on; otherwise as [`Queues::batches`].
-    fn batches_at(
+    /// The first entry at or behind a slot, and in front of `end`, that is no damage.
+    fn first_sound(
+        &self,
+        queue: &Queue,
+        mut slot: i64,
+        end: i64,
+        wait: Wait,
+    ) -> io::Result<Option<Option<(i64, BatchEntry)>>> {
+        let mut one = [BatchEntry::default()];
+        while slot < end {
+            let Some(sound) = self.sound_at(queue, slot, &mut one, wait)? else { return Ok(None) };
+            if sound.found == 1 {
+                return Ok(Some((sound.first < end).then_some((sound.first, one[0]))));
+            }
+            slot = sound.next;
+        }
+        Ok(Some(None))
+    }
+
+    /// Copies the entries from a slot on that are no damage: those that stand between their
+    /// neighbours in the log and in the queue.
+    fn sound_at(
         &self,
         queue: &Queue,
         slot: i64,
         out: &mut [BatchEntry],
         wait: Wait,
-    ) -> io::Result<Option<usize>> {
+    ) -> io::Result<Option<Sound>> {
         let base = {
             let state = queue.state.lock();
-            let Some(batches) = &state.batches else { return Ok(Some(0)) };
+            let Some(batches) = &state.batches else { return Ok(Some(Sound::none(slot + 1))) };
             if let Some(found) = batches.copy(slot, out) {
-                return Ok(Some(found));
+                return Ok(Some(Sound { found, first: slot, next: slot + found.max(1) as i64 }));
             }
             batches.tail_base()
         };
+        let per_file = self.layout(queue).per_file();
+        let next_file = slot - slot % per_file + per_file;
         let wanted = (out.len().min(BLOCK) as i64).min(base - slot) as usize;
         let mut raw = [0; BLOCK * UNIT];
         let Some(read) = self.slots(queue, slot, &mut raw[..wanted * UNIT], wait)? else {
             return Ok(None);
         };
-        let mut found = 0;
-        for (place, raw) in out.iter_mut().zip(&raw.as_chunks::<UNIT>().0[..read]) {
-            let Some(batch) = BatchEntry::decode(raw) else { break };
-            *place = batch;
-            found += 1;
+        if read == 0 {
+            // Without a file, which retention has just taken, there is nothing up to the next.
+            return Ok(Some(Sound::none(next_file)));
         }
-        Ok(Some(found))
+        let units = &raw.as_chunks::<UNIT>().0[..read];
+        let Some(mut previous) = self.one_at(queue, slot - 1, wait)? else { return Ok(None) };
+        let Some(behind) = self.one_at(queue, slot + read as i64, wait)? else { return Ok(None) };
+        let mut sound = Sound::none(slot + read as i64);
+        for (number, raw) in units.iter().enumerate() {
+            let Some(batch) = BatchEntry::decode(raw) else { continue };
+            let next = units.get(number + 1).map_or(behind, BatchEntry::decode);
+            if batch.fits(previous.as_ref(), next.as_ref()) {
+                if sound.found == 0 {
+                    sound.first = slot + number as i64;
+                }
+                out[sound.found] = batch;
+                sound.found += 1;
+                previous = Some(batch);
+            }
+        }
+        Ok(Some(sound))
+    }
+
+    /// What stands in one slot, whatever it is.
+    fn one_at(
+        &self,
+        queue: &Queue,
+        slot: i64,
+        wait: Wait,
+    ) -> io::Result<Option<Option<BatchEntry>>> {
+        if slot < 0 {
+            return Ok(Some(None));
+        }
+        let mut one = [BatchEntry::default()];
+        if let Some(batches) = &queue.state.lock().batches
+            && let Some(found) = batches.copy(slot, &mut one)
+        {
+            return Ok(Some((found == 1).then_some(one[0])));
+        }
+        let mut raw = [0; UNIT];
+        let read = self.slots(queue, slot, &mut raw, wait)?;
+        Ok(read.map(|read| BatchEntry::decode(&raw).filter(|_| read == 1)))
+    }
+}
+
+/// What [`Queues::sound_at`] found.
+struct Sound {
+    /// Entries copied.
+    found: usize,
+    /// Slot of the first of them.
+    first: i64,
+    /// Slot to look at next.
+    next: i64,
+}
+
+impl Sound {
+    fn none(next: i64) -> Sound {
+        Sound { found: 0, first: next, next }
     }
 }
 
@@ -130,11 +213,13 @@ impl Store {
                 Ok(None) => return Err(Cold),
                 Err(error) => {
                     tracing::warn!(topic = queue.topic(), queue = queue.id(), %error, "queue read");
-                    0
+                    removed = true;
+                    break;
                 }
             };
             if found == 0 {
-                removed = true;
+                // Damage up to the end.
+                (removed, at) = (true, max);
                 break;
             }
             for batch in &block[..found] {
@@ -152,8 +237,8 @@ impl Store {
                 if batch.entry.physical_offset < log_min {
                     removed = true;
                 } else if filter(&batch.entry) {
-                    let good =
-                        self.read_picks(queue, &[(batch.entry.physical_offset, len)], wait, out)?;
+                    let one = (&[(batch.entry.physical_offset, len)][..], &[batch.base][..]);
+                    let good = self.read_picks(queue, one, wait, out)?;
                     removed |= good == 0;
                     messages += good * count;
                 }

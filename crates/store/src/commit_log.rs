@@ -19,6 +19,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::record::{BLANK_LEN, MAGIC_BLANK};
 
 use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
+use crate::checkpoint::Taken;
 use crate::disk::{Disk, File, is_sync_failure};
 use crate::files;
 use crate::ring::Ring;
@@ -47,6 +48,8 @@ pub(crate) struct Segment {
 pub(crate) struct LastRecord {
     pub(crate) start: i64,
     pub(crate) timestamp_ms: i64,
+    /// Queue offsets given away in front of it and behind it.
+    pub(crate) taken: Taken,
 }
 
 /// Bytes that have their place but are not written. Behind the append lock.
@@ -267,6 +270,18 @@ impl CommitLog {
         pending.end = end;
         pending.last = last;
         self.appended.store(end, Ordering::SeqCst);
+    }
+
+    /// Says that queues go away, with as many offsets as `gone` returns; no record gets its place
+    /// meanwhile. Returns the end of the log.
+    pub(crate) fn forget_taken(&self, gone: impl FnOnce() -> i64) -> i64 {
+        let mut writer = self.writer.lock();
+        let mut pending = self.pending.lock();
+        let gone = gone();
+        for last in [&mut writer.last, &mut pending.last] {
+            last.taken = Taken { before: -1, through: last.taken.through - gone };
+        }
+        self.appended()
     }
 
     fn reserve_now(&self, upto: i64, now_ms: i64) -> Result<(), AppendRefused> {

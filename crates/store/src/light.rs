@@ -69,6 +69,7 @@ impl Store {
             let (Some(light), Some(offset)) = (light, offset) else { continue };
             let state = &mut *light.state.lock();
             if !state.deleted && state.put_at(offset, entry) {
+                pending.last.taken.through += 1;
                 wake |= self.list(light, state, stored_ms);
             }
         }
@@ -76,6 +77,16 @@ impl Store {
         self.wake_for(wake, appended.end);
         Ok(appended)
     }
+}
+
+/// Whether a record names a light queue with this offset in it.
+pub(crate) fn light_offset(record: &Record<'_>, name: &str, offset: i64) -> bool {
+    let known = Known::scan(record.properties());
+    let (Some(names), Some(offsets)) = (known.multi_dispatch, known.multi_offsets) else {
+        return false;
+    };
+    let own = |(named, told): (&str, &str)| named == name && told.parse() == Ok(offset);
+    names.split(SEPARATOR).zip(offsets.split(SEPARATOR)).any(own)
 }
 
 /// Shows a recovered record in the light queues that it names, where it is missing.

@@ -18,7 +18,9 @@ use crate::store::Store;
 pub(crate) const BLANK_SIZE: i32 = i32::MAX;
 
 /// Offsets that are further away are damage: no CRC covers them.
-const MAX_OFFSET: i64 = 1 << 50;
+pub(crate) const MAX_OFFSET: i64 = 1 << 50;
+/// No log reaches further.
+const MAX_PLACE: i64 = 1 << 60;
 /// Entries that recovery fills in at most.
 const MAX_GAP: i64 = 16 << 20;
 
@@ -54,7 +56,7 @@ impl Entry {
             size: i32::from_be_bytes(size),
             tags_code: i64::from_be_bytes(tags),
         };
-        (entry.physical_offset >= 0 && entry.size > 0).then_some(entry)
+        ((0..=MAX_PLACE).contains(&entry.physical_offset) && entry.size > 0).then_some(entry)
     }
 }
 
