@@ -30,6 +30,7 @@ pub mod disk;
 mod dispatch;
 mod files;
 mod flusher;
+mod gaps;
 mod handles;
 mod index;
 mod index_file;

@@ -10,6 +10,7 @@ use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
 
 use crate::api::{AppendRefused, Appended, Entry, SCHEDULE_TOPIC, StoreConfig};
 use crate::dispatch;
+use crate::gaps::{Gaps, Item};
 use crate::queue::Queue;
 use crate::queues::Queues;
 use crate::store::Store;
@@ -92,7 +93,7 @@ pub(crate) fn light_offset(record: &Record<'_>, name: &str, offset: i64) -> bool
 /// Shows a recovered record in the light queues that it names, where it is missing.
 pub(crate) fn to_light_queues(
     config: &StoreConfig,
-    queues: &Queues,
+    (queues, gaps): (&Queues, &mut Gaps),
     record: &Record<'_>,
     known: &Known<'_>,
     entry: Entry,
@@ -105,9 +106,6 @@ pub(crate) fn to_light_queues(
     for (name, offset) in light_names(names).zip(offsets.split(SEPARATOR)) {
         let (Some(name), Ok(offset)) = (name, offset.parse::<i64>()) else { continue };
         let queue = queues.find_or_create(name, 0, false);
-        let state = &mut *queue.state.lock();
-        if state.put_at(offset, entry) {
-            queues.list(&queue, state, now_ms);
-        }
+        gaps.put(queues, &queue, Item::One(offset, entry), now_ms);
     }
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::api::{Entry, Wait};
 use crate::batch_queue::{BatchEntry, Batches};
+use crate::scan::MIN_RECORD;
 use crate::store::Store;
 
 /// Size field of an entry that only fills a place (Java: pre-blank).
@@ -23,6 +24,8 @@ pub(crate) const MAX_OFFSET: i64 = 1 << 50;
 const MAX_PLACE: i64 = 1 << 60;
 /// Entries that recovery fills in at most.
 const MAX_GAP: i64 = 16 << 20;
+/// Entries that it fills in wherever the log begins.
+const MIN_GAP: i64 = 1 << 16;
 
 impl Entry {
     /// An entry that fills a place below the minimum offset.
@@ -154,7 +157,8 @@ impl State {
             // The queue's former files are gone; its numbering goes on.
             (self.min, self.next, self.flushed) = (offset, offset, offset);
         }
-        if offset - self.next > MAX_GAP {
+        // Every message in the gap had a record in front of this one's.
+        if offset - self.next > (entry.physical_offset / MIN_RECORD).clamp(MIN_GAP, MAX_GAP) {
             return false;
         }
         // A misaligned entry would shift every later offset, so a gap is filled.

@@ -121,7 +121,21 @@ impl Queues {
                 low = middle + 1;
             }
         }
-        Ok(live(low)?.map(|(at, _)| at))
+        let Some((mut min, _)) = live(low)? else { return Ok(None) };
+        // A damaged entry may have misled the halving: what is in front is looked at as well.
+        let lowest = queue.min_offset();
+        let mut block = [Entry::default(); BLOCK];
+        while min > lowest {
+            let from = (min - BLOCK as i64).max(lowest);
+            let wanted = (min - from) as usize;
+            let found = self.entries(queue, from, &mut block[..wanted], Wait::MayBlock)?;
+            let is_live = |e: &Entry| !e.is_blank() && e.physical_offset >= log_min;
+            match block[..found.unwrap_or(0)].iter().position(is_live) {
+                Some(at) => min = from + at as i64,
+                None => break,
+            }
+        }
+        Ok(Some(min))
     }
 
     /// The first entry at or after `from` that has a record; reads files.

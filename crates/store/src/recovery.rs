@@ -22,6 +22,7 @@ use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::disk::Disk;
 use crate::dispatch;
+use crate::gaps::Gaps;
 use crate::index::Index;
 use crate::index_file::Shape;
 use crate::lock_file;
@@ -355,6 +356,7 @@ impl Recovery<'_> {
         let mut last = LastRecord::default();
         let (mut at, mut settled) = (from, from);
         let mut marker = None;
+        let mut gaps = Gaps::default();
         let end = loop {
             match scanner.step(at)? {
                 Step::Record(record) => {
@@ -372,7 +374,7 @@ impl Recovery<'_> {
                     }
                     dispatch::to_queue(
                         self.config,
-                        &self.queues,
+                        (&self.queues, &mut gaps),
                         &self.deleted,
                         &record,
                         self.now_ms,
@@ -408,6 +410,7 @@ impl Recovery<'_> {
                 }
             }
         };
+        gaps.settle(&self.queues, self.now_ms);
         Ok((end, last))
     }
 

@@ -13,7 +13,7 @@ use crate::commit_log::CommitLog;
 
 const BUFFER: i64 = 4 << 20;
 /// The smallest record.
-const MIN_RECORD: i64 = 91;
+pub(crate) const MIN_RECORD: i64 = 91;
 
 /// What stands at a position.
 #[derive(Debug)]

@@ -57,7 +57,11 @@ impl Harm {
             if of_part.is_empty() {
                 continue;
             }
-            damage(image, &of_part, &older, dice);
+            if part.ends_with("commitlog") && dice.once_in(3) {
+                flip_in_header(base, image, dice);
+            } else {
+                damage(image, &of_part, &older, dice);
+            }
         }
         Harm { root: ROOT.into(), before, after: image.files().into_iter().collect() }
     }
@@ -82,6 +86,24 @@ impl Harm {
     pub(crate) fn touches_in_place(&self, path: &Path, at: usize, len: usize) -> bool {
         let len_of = |files: &BTreeMap<PathBuf, Vec<u8>>| files.get(path).map(Vec::len);
         self.touches(path, at, len) && len_of(&self.before) == len_of(&self.after)
+    }
+
+    /// Whether a file and all in front of it in its directory are gone, and a later one is not.
+    pub(crate) fn is_gone(&self, path: &Path) -> bool {
+        let mut left = self.after.keys().filter(|left| left.parent() == path.parent());
+        left.clone().next().is_some() && left.all(|left| left.as_path() > path)
+    }
+
+    /// Units of so many bytes that changed in the files of a directory.
+    pub(crate) fn units_in(&self, dir: &str, unit: usize) -> usize {
+        let dir = self.root.join(dir);
+        let of_dir = self.before.iter().filter(|(path, _)| path.starts_with(&dir));
+        let changed = of_dir.map(|(path, old)| {
+            let new = self.after.get(path).map_or(&[][..], Vec::as_slice);
+            let starts = (0..old.len()).step_by(unit);
+            starts.filter(|at| old.get(*at..at + unit) != new.get(*at..at + unit)).count()
+        });
+        changed.sum()
     }
 
     fn changed(&self) -> impl Iterator<Item = &PathBuf> {
@@ -121,6 +143,26 @@ impl Harm {
         let file = self.after.get(&base.log_file(sent.physical))?;
         file.get(at..at + sent.bytes.len()).map(<[u8]>::to_vec)
     }
+}
+
+/// Flips a bit where records say whose they are, which no CRC covers.
+fn flip_in_header(base: &Base, image: &Memory, dice: &mut Dice) {
+    let sent = &base.sent[dice.below(base.sent.len() as u64) as usize];
+    let start = (sent.physical - base.file_start(sent.physical)) as usize;
+    let in_record = match dice.below(3) {
+        // Queue id, flag, queue offset, physical offset, sysFlag.
+        0 => 12 + dice.below(28) as usize,
+        // Topic and properties.
+        1 => sent.bytes.len() - 1 - dice.below(60) as usize,
+        _ => dice.below(88) as usize,
+    };
+    let bit = dice.below(8);
+    let flip = |bytes: &mut Vec<u8>| {
+        if let Some(byte) = bytes.get_mut(start + in_record) {
+            *byte ^= 1 << bit;
+        }
+    };
+    let _ = image.edit(&base.log_file(sent.physical), flip);
 }
 
 /// One damage to one of these files, or to all in a directory of them.
