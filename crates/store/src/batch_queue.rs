@@ -59,15 +59,15 @@ impl BatchEntry {
         self.end() <= other.base && self.entry.physical_offset < other.entry.physical_offset
     }
 
-    /// Whether the entry may stand between these; if they themselves are in order and it is not,
-    /// it is damaged.
-    pub(crate) fn fits(&self, previous: Option<&BatchEntry>, next: Option<&BatchEntry>) -> bool {
-        match (previous, next) {
-            (Some(previous), Some(next)) if previous.is_before(next) => {
-                previous.is_before(self) && self.is_before(next)
-            }
-            _ => true,
-        }
+    /// Whether the entry may stand between two on either side, as far as there are any: if it is
+    /// not in order with two of them, it is damaged; with one, that one may be.
+    pub(crate) fn fits(&self, window: &[Option<BatchEntry>]) -> bool {
+        let middle = window.len() / 2;
+        let odd = window.iter().enumerate().filter(|(place, other)| {
+            let Some(other) = other else { return false };
+            *place < middle && !other.is_before(self) || *place > middle && !self.is_before(other)
+        });
+        odd.count() < 2
     }
 
     /// Reads Java's 46 bytes. `None`: no entry stands here.

@@ -15,6 +15,8 @@ use crate::store::Store;
 
 /// Entries read from a file at once.
 const BLOCK: usize = 32;
+/// Neighbours on either side by which an entry is judged.
+const BESIDE: usize = 2;
 /// A fetch looks at this many offsets at least before it gives up (Java: `maxFilterMessageSize`
 /// of 16,000 bytes by 46).
 const SCAN_OFFSETS: i64 = 347;
@@ -122,53 +124,71 @@ impl Queues {
         };
         let per_file = self.layout(queue).per_file();
         let next_file = slot - slot % per_file + per_file;
-        let wanted = (out.len().min(BLOCK) as i64).min(base - slot) as usize;
-        let mut raw = [0; BLOCK * UNIT];
-        let Some(read) = self.slots(queue, slot, &mut raw[..wanted * UNIT], wait)? else {
+        let wanted = (out.len().min(BLOCK) as i64).min(base.min(next_file) - slot) as usize;
+        // With two neighbours on either side.
+        let mut near = [None; BLOCK + 2 * BESIDE];
+        let first = slot - BESIDE as i64;
+        let Some(files) = self.decode(queue, first, &mut near[..wanted + 2 * BESIDE], wait)? else {
             return Ok(None);
         };
-        if read == 0 {
-            // Without a file, which retention has just taken, there is nothing up to the next.
+        if !files {
             return Ok(Some(Sound::none(next_file)));
         }
-        let units = &raw.as_chunks::<UNIT>().0[..read];
-        let Some(mut previous) = self.one_at(queue, slot - 1, wait)? else { return Ok(None) };
-        let Some(behind) = self.one_at(queue, slot + read as i64, wait)? else { return Ok(None) };
-        let mut sound = Sound::none(slot + read as i64);
-        for (number, raw) in units.iter().enumerate() {
-            let Some(batch) = BatchEntry::decode(raw) else { continue };
-            let next = units.get(number + 1).map_or(behind, BatchEntry::decode);
-            if batch.fits(previous.as_ref(), next.as_ref()) {
+        let mut sound = Sound::none(slot + wanted as i64);
+        for number in 0..wanted {
+            let window = &near[number..=number + 2 * BESIDE];
+            if let Some(batch) = near[number + BESIDE]
+                && batch.fits(window)
+            {
                 if sound.found == 0 {
                     sound.first = slot + number as i64;
                 }
                 out[sound.found] = batch;
                 sound.found += 1;
-                previous = Some(batch);
             }
         }
         Ok(Some(sound))
     }
 
-    /// What stands in one slot, whatever it is.
-    fn one_at(
+    /// What stands in the slots from `first` on, over the borders of files and up to memory.
+    /// `Ok(Some(false))`: there is nothing at all.
+    fn decode(
         &self,
         queue: &Queue,
-        slot: i64,
+        first: i64,
+        out: &mut [Option<BatchEntry>],
         wait: Wait,
-    ) -> io::Result<Option<Option<BatchEntry>>> {
-        if slot < 0 {
-            return Ok(Some(None));
+    ) -> io::Result<Option<bool>> {
+        let mut raw = [0; (BLOCK + 2 * BESIDE) * UNIT];
+        let mut at = (-first).max(0) as usize;
+        let mut any = false;
+        while at < out.len() {
+            let slot = first + at as i64;
+            let mut one = [BatchEntry::default()];
+            let (hot, base) = {
+                let state = queue.state.lock();
+                let hot = state.batches.as_ref().and_then(|b| b.copy(slot, &mut one));
+                (hot, state.tail_base())
+            };
+            if let Some(found) = hot {
+                out[at] = (found == 1).then_some(one[0]);
+                at += 1;
+                continue;
+            }
+            // What is not in a file yet reads as nothing there.
+            let in_files = usize::try_from(base - slot).unwrap_or(0);
+            let left = (out.len() - at).min(in_files).max(1) * UNIT;
+            let Some(read) = self.slots(queue, slot, &mut raw[..left], wait)? else {
+                return Ok(None);
+            };
+            let units = raw.as_chunks::<UNIT>().0.iter().take(read);
+            for (place, raw) in out[at..].iter_mut().zip(units) {
+                *place = BatchEntry::decode(raw);
+            }
+            any |= read > 0;
+            at += read.max(1);
         }
-        let mut one = [BatchEntry::default()];
-        if let Some(batches) = &queue.state.lock().batches
-            && let Some(found) = batches.copy(slot, &mut one)
-        {
-            return Ok(Some((found == 1).then_some(one[0])));
-        }
-        let mut raw = [0; UNIT];
-        let read = self.slots(queue, slot, &mut raw, wait)?;
-        Ok(read.map(|read| BatchEntry::decode(&raw).filter(|_| read == 1)))
+        Ok(Some(any))
     }
 }
 
@@ -226,6 +246,9 @@ impl Store {
                 let (len, count) = (batch.entry.size as usize, batch.count as usize);
                 let full =
                     messages + count > max_messages || out.len() - before + len > limit.max_bytes;
+                if batch.end() <= at {
+                    continue; // damage: an entry of another place
+                }
                 if batch.base >= max {
                     // Only a hole is in front of what may not be read yet.
                     at = max;

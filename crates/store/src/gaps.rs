@@ -83,7 +83,9 @@ impl Gaps {
             }
             believe(queue, state, &waiting);
         } else {
-            follows.map(|at| waiting[at].put(state));
+            if let Some(at) = follows {
+                believe(queue, state, &waiting[..=at]);
+            }
             item.put(state);
             // One that was too early because the record in front of it came from elsewhere.
             for other in &waiting {
@@ -157,6 +159,7 @@ mod tests {
     #[test]
     fn a_lost_record_and_a_lost_beginning_stay_what_they_are() {
         assert_eq!(offsets(&[7, 8, 9]), (7, 10, vec![true; 3]));
+        assert_eq!(offsets(&[0, 2, 4, 5]).2, [true, false, true, false, true, true]);
         assert_eq!(offsets(&[0, 2, 3]), (0, 4, vec![true, false, true, true]));
         assert_eq!(offsets(&[5]), (5, 6, vec![true]));
         let odd: Vec<i64> = (0..30).map(|n| n * 2).collect();

@@ -135,8 +135,8 @@ impl Layout {
         let (slot, last) = self.good_end(disk, listed, batch_in, valid)?;
         let first = batch_in(&disk.open(&listed[0].path)?, 0)?;
         let next = last.map_or(0, |batch| batch.end());
+        // The minimum follows from the log's; see `Queues::raise_min`.
         let state = State {
-            min: first.filter(valid).map_or(0, |batch| batch.base),
             next,
             flushed: next,
             first_file: Some(listed[0].start),

@@ -79,7 +79,7 @@ impl Queues {
     /// Makes `min`, which stands in `slot`, the minimum, and deletes the leading files below it.
     fn forget_below(&self, queue: &Queue, slot: i64, min: i64) -> io::Result<()> {
         let mut state = queue.state.lock();
-        state.min = state.min.max(min);
+        state.min = state.min.max(min).min(state.next);
         let layout = self.layout(queue);
         let last_file = layout.file_of((state.flushed_slot() - 1).max(0));
         let mut gone = Vec::new();
@@ -126,7 +126,10 @@ impl Queues {
         let lowest = queue.min_offset();
         let mut block = [Entry::default(); BLOCK];
         while min > lowest {
-            let from = (min - BLOCK as i64).max(lowest);
+            // Entries come from one file at a time.
+            let per_file = self.layout(queue).per_file();
+            let file = (min - 1) / per_file * per_file;
+            let from = (min - BLOCK as i64).max(lowest).max(file);
             let wanted = (min - from) as usize;
             let found = self.entries(queue, from, &mut block[..wanted], Wait::MayBlock)?;
             let is_live = |e: &Entry| !e.is_blank() && e.physical_offset >= log_min;

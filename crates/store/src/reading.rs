@@ -8,9 +8,9 @@ use wire::record::{self, Scanned};
 use wire::text::{hash_onto, java_hash};
 
 use crate::api::{At, Edge, Entry, Fetch, FetchStatus, ReadLimit, Wait};
+use crate::batch_queue::first_offset;
 use crate::commit_log::Got;
 use crate::index::key_hash;
-use crate::batch_queue::first_offset;
 use crate::light::{LIGHT_PREFIX, light_offset};
 use crate::queue::{BLANK_SIZE, Queue};
 use crate::queues::BLOCK;

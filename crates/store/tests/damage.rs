@@ -9,9 +9,9 @@
 #![allow(unsafe_code)] // the counting allocator below, which only this test uses
 #![allow(clippy::unwrap_used)]
 
-mod common;
 #[path = "damage/base.rs"]
 mod base_stores;
+mod common;
 #[path = "damage/harm.rs"]
 mod harm;
 
@@ -158,11 +158,8 @@ impl<'a> Case<'a> {
     fn may_end_at(&self) -> i64 {
         let vague = self.harm.any_in("checkpoint") || self.harm.any_in("abort");
         let known = if vague { 0 } else { self.base.checkpoint };
-        let known = if self.base.clean && !self.harm.any_outside("commitlog") {
-            i64::MAX
-        } else {
-            known
-        };
+        let known =
+            if self.base.clean && !self.harm.any_outside("commitlog") { i64::MAX } else { known };
         self.hurt.range(known..).next().copied().unwrap_or(i64::MAX)
     }
 
@@ -308,6 +305,10 @@ fn one_store(base: &Base, dice: &mut Dice, tally: &Tally) {
         eprintln!("{} {harm:?}", base.describe());
     }
     let case = Case::new(base, image, harm);
+    if tally.loud {
+        let hurt = base.sent.iter().filter(|sent| case.is_hurt(sent)).map(|sent| &sent.places);
+        eprintln!("hurt: {:?}, which now claim {:?}", hurt.collect::<Vec<_>>(), case.claims);
+    }
     match Store::open_stepped(config(&case.image), clock.clone()) {
         Ok(store) => {
             tally.opened.fetch_add(1, Ordering::Relaxed);

@@ -166,12 +166,7 @@ fn flip_in_header(base: &Base, image: &Memory, dice: &mut Dice) {
 }
 
 /// One damage to one of these files, or to all in a directory of them.
-fn damage(
-    image: &Memory,
-    files: &[PathBuf],
-    older: &BTreeMap<PathBuf, Vec<u8>>,
-    dice: &mut Dice,
-) {
+fn damage(image: &Memory, files: &[PathBuf], older: &BTreeMap<PathBuf, Vec<u8>>, dice: &mut Dice) {
     let path = &files[dice.below(files.len() as u64) as usize];
     let other = &files[dice.below(files.len() as u64) as usize];
     let bytes_of = |path: &Path| image.files().into_iter().find(|file| file.0 == path);
