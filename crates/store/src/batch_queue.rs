@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use wire::properties::{self, INNER_BASE, INNER_NUM};
-use wire::record::{INNER_BATCH, Record};
+use wire::record::{self, INNER_BATCH, Record, Scanned};
 
 use crate::api::Entry;
 use crate::queue::MAX_OFFSET;
@@ -49,6 +49,12 @@ impl BatchEntry {
         };
         let batch = BatchEntry { entry, timestamp_ms: record.store_timestamp(), base, count };
         batch.is_possible().then_some(batch)
+    }
+
+    /// The same for the bytes of a record.
+    pub(crate) fn of_bytes(bytes: &[u8], entry: Entry) -> Option<BatchEntry> {
+        let Ok(Scanned::Record(record)) = record::scan(bytes) else { return None };
+        BatchEntry::of(&record, entry)
     }
 
     fn is_possible(&self) -> bool {

@@ -260,10 +260,21 @@ impl Store {
                 if batch.entry.physical_offset < log_min {
                     removed = true;
                 } else if filter(&batch.entry) {
+                    let start = out.len();
                     let one = (&[(batch.entry.physical_offset, len)][..], &[batch.base][..]);
                     let good = self.read_picks(queue, one, wait, out)?;
                     removed |= good == 0;
-                    messages += good * count;
+                    // The record knows better than the entry how many it holds.
+                    let stored = BatchEntry::of_bytes(&out[start..], batch.entry);
+                    if let Some(stored) = stored.filter(|_| good == 1) {
+                        if stored.end() <= at {
+                            out.truncate(start);
+                            continue;
+                        }
+                        messages += stored.count as usize;
+                        at = stored.end();
+                        continue;
+                    }
                 }
                 at = batch.end();
             }

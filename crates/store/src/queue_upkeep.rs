@@ -123,20 +123,20 @@ impl Queues {
         }
         let Some((mut min, _)) = live(low)? else { return Ok(None) };
         // A damaged entry may have misled the halving: what is in front is looked at as well.
-        let lowest = queue.min_offset();
+        let (lowest, per_file) = (queue.min_offset(), self.layout(queue).per_file());
         let mut block = [Entry::default(); BLOCK];
-        while min > lowest {
+        let mut at = min;
+        while at > lowest && min - at < BLOCK as i64 {
             // Entries come from one file at a time.
-            let per_file = self.layout(queue).per_file();
-            let file = (min - 1) / per_file * per_file;
-            let from = (min - BLOCK as i64).max(lowest).max(file);
-            let wanted = (min - from) as usize;
+            let file = (at - 1) / per_file * per_file;
+            let from = (at - BLOCK as i64).max(lowest).max(file);
+            let wanted = (at - from) as usize;
             let found = self.entries(queue, from, &mut block[..wanted], Wait::MayBlock)?;
             let is_live = |e: &Entry| !e.is_blank() && e.physical_offset >= log_min;
-            match block[..found.unwrap_or(0)].iter().position(is_live) {
-                Some(at) => min = from + at as i64,
-                None => break,
+            if let Some(first) = block[..found.unwrap_or(0)].iter().position(is_live) {
+                min = from + first as i64;
             }
+            at = from;
         }
         Ok(Some(min))
     }

@@ -146,6 +146,8 @@ impl<'a> Case<'a> {
         let bad_batches = harm.units_in("batchconsumequeue/B/0", 46) > 1;
         let queues = ["consumequeue", "batchconsumequeue"];
         let blind = harm.any_in("checkpoint") && queues.iter().any(|part| harm.any_in(part));
+        // One queue may have gained as many entries as another one lost.
+        let blind = blind || queues.iter().map(|part| harm.dirs_in(part)).sum::<usize>() > 1;
         Case { base, image, harm, hurt, claims, bad_batches, blind }
     }
 
@@ -273,8 +275,11 @@ impl<'a> Case<'a> {
         store.close().unwrap();
         let store = Store::open_stepped(config(&self.image), clock.clone()).expect("open again");
         let now = read(&store);
-        let missed = |name: &Name| self.bad_batches && name.0 == "B";
-        for (place, value) in wanted.iter().filter(|(place, _)| !missed(&place.0)) {
+        let missed = |name: &Name, offset: i64| {
+            self.bad_batches && name.0 == "B"
+                || self.base.entry_place(name, offset).is_some() && self.lost_entry(name, offset)
+        };
+        for (place, value) in wanted.iter().filter(|(place, _)| !missed(&place.0, place.1)) {
             assert!(now.get(place) == Some(value), "{place:?} is gone after a clean stop");
         }
         store.close().unwrap();

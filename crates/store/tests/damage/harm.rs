@@ -1,6 +1,6 @@
 //! What is done to the files of a copy, and what it changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use store::disk::{Dice, Memory};
@@ -104,6 +104,13 @@ impl Harm {
             starts.filter(|at| old.get(*at..at + unit) != new.get(*at..at + unit)).count()
         });
         changed.sum()
+    }
+
+    /// Directories below a part of the store in which something changed.
+    pub(crate) fn dirs_in(&self, part: &str) -> usize {
+        let part = self.root.join(part);
+        let changed = self.changed().filter(|path| path.starts_with(&part));
+        changed.filter_map(|path| path.parent()).collect::<BTreeSet<_>>().len()
     }
 
     fn changed(&self) -> impl Iterator<Item = &PathBuf> {
