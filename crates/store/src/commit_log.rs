@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::record::{BLANK_LEN, MAGIC_BLANK};
 
-use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
+use crate::api::{AppendRefused, OpenError, Poisoned, StoreConfig, Wait};
 use crate::checkpoint::Taken;
 use crate::disk::{Disk, File, is_sync_failure};
-use crate::files;
+use crate::files::{self, Listed};
 use crate::ring::Ring;
 use crate::trash::Trash;
 
@@ -121,6 +121,25 @@ impl CommitLog {
     ) -> Result<CommitLog, OpenError> {
         disk.create_dirs_durably(dir).map_err(OpenError::io(dir))?;
         let listed = files::list(disk, dir)?.unwrap_or_default();
+        CommitLog::of(disk, dir, (configured_size, listed), ring_bytes, sync_mode)
+    }
+
+    /// A log to be read only, of files that were listed before.
+    pub(crate) fn of_files(
+        config: &StoreConfig,
+        listed: Vec<Listed>,
+    ) -> Result<CommitLog, OpenError> {
+        let sized = (config.commit_log_file_size, listed);
+        CommitLog::of(&config.disk, &config.commit_log_dir, sized, 0, false)
+    }
+
+    fn of(
+        disk: &Disk,
+        dir: &Path,
+        (configured_size, listed): (u64, Vec<Listed>),
+        ring_bytes: usize,
+        sync_mode: bool,
+    ) -> Result<CommitLog, OpenError> {
         let size = files::common_size(&listed)?;
         if let Some(size) = size.filter(|size| *size != configured_size) {
             if listed.len() == 1 && size % 4096 != 0 {

@@ -23,6 +23,9 @@ pub(crate) struct DeletedTopics {
     offsets: BTreeMap<String, i64>,
 }
 
+/// The file in the store.
+pub(crate) const FILE: &str = "config/apogee-deleted-topics.txt";
+
 /// What no topic's name begins with: the name in the first line is the CRC of the others.
 const CRC: &str = "0 #";
 
@@ -47,7 +50,7 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
 impl DeletedTopics {
     /// Loads the list of the store at `root`.
     pub(crate) fn load(disk: &Disk, root: &Path) -> Result<DeletedTopics, OpenError> {
-        let path = root.join("config").join("apogee-deleted-topics.txt");
+        let path = root.join(FILE);
         let offsets =
             config_file::load_on(disk, &path, parse).map_err(|error| OpenError::Layout {
                 path: path.clone(),

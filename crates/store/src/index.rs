@@ -6,7 +6,7 @@
 //! hashes are compared here.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
@@ -49,6 +49,19 @@ pub(crate) fn key_hash(text_hash: i32) -> i32 {
     text_hash.checked_abs().unwrap_or(0)
 }
 
+/// The index files in a directory, in order.
+pub(crate) fn files_in(disk: &Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let found = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(OpenError::io(dir))?,
+    };
+    let is_index = |name: &str| name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit());
+    let named = found.into_iter().filter(|found| !found.is_dir && is_index(&found.name));
+    let mut names: Vec<PathBuf> = named.map(|found| dir.join(found.name)).collect();
+    names.sort();
+    Ok(names)
+}
+
 impl Index {
     /// Loads the files in `dir`. After a crash the newest one is rebuilt from its entries.
     /// Also returns from which physical offset on records are missing; `None`: no record is.
@@ -58,16 +71,8 @@ impl Index {
         shape: Shape,
         crashed: bool,
     ) -> Result<(Index, Option<i64>), OpenError> {
-        let found = match disk.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            found => found.map_err(OpenError::io(&dir))?,
-        };
-        let is_index = |name: &str| name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit());
-        let named = found.into_iter().filter(|found| is_index(&found.name));
-        let mut names: Vec<PathBuf> = named.map(|found| dir.join(found.name)).collect();
-        names.sort();
         let mut older = Vec::new();
-        for path in names {
+        for path in files_in(disk, &dir)? {
             match IndexFile::open(disk, &path, shape) {
                 Ok(file) => older.push(file),
                 Err(error) => {

@@ -22,6 +22,7 @@
 mod api;
 mod batch_queue;
 mod batch_reading;
+pub mod check;
 mod checkpoint;
 mod commit_log;
 pub mod config_file;

@@ -141,6 +141,9 @@ impl Recovery<'_> {
 
     fn load_ordinary_and_batch(&mut self) -> Result<i64, OpenError> {
         let log_min = self.log.min();
+        if self.config.rebuild {
+            return self.rebuild_queues();
+        }
         if !self.crashed && self.goes_on().map_err(OpenError::io(&self.config.root))? {
             tracing::warn!("there is more than a clean stop left; taken for a crash");
             self.crashed = true;
@@ -352,6 +355,7 @@ impl Recovery<'_> {
         // Below, records were on disk; a bad one there is damage, not the end.
         let newest = self.newest.filter(|_| !self.crashed);
         let trusted = newest.map_or(0, |e| e.physical_offset).max(self.checkpoint.logics_offset);
+        let trusted = if self.config.rebuild { i64::MAX } else { trusted };
         let mut scanner = Scanner::new(log);
         let mut last = LastRecord::default();
         let (mut at, mut settled) = (from, from);
