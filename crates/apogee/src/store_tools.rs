@@ -13,7 +13,7 @@ use wire::json::{Value, object};
 use wire::properties;
 use wire::record::{self, Scanned};
 
-use crate::cli::{StoreCommand, StorePlace};
+use crate::cli::StoreCommand;
 
 /// Between two lines of progress.
 const TICK: Duration = Duration::from_millis(100);

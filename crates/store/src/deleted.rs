@@ -34,13 +34,16 @@ pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     let lines = match first.strip_prefix(CRC) {
         Some(crc) if crc.parse() == Ok(crc31(rest.as_bytes())) => rest,
-        Some(_) => return Err("the text does not have the CRC of its first line".to_owned()),
-        None => text,
+        None if first == "0 " || !first.starts_with("0 ") => text,
+        _ => return Err("the text does not have the CRC of its first line".to_owned()),
     };
     lines
         .lines()
         .map(|line| {
             let (offset, topic) = line.split_once(' ').ok_or("a line without a blank")?;
+            if topic.starts_with('#') {
+                return Err("the CRC is not in the first line".to_owned());
+            }
             let offset = offset.parse().map_err(|_| format!("not an offset: {offset}"))?;
             Ok((topic.to_string(), offset))
         })

@@ -147,6 +147,9 @@ impl<'a> Case<'a> {
         let queues = ["consumequeue", "batchconsumequeue"];
         let blind = harm.any_in("checkpoint") && queues.iter().any(|part| harm.any_in(part));
         // One queue may have gained as many entries as another one lost.
+        // The CRC of a list with several flipped bits may be damaged away.
+        let list = "config/apogee-deleted-topics.txt";
+        let blind = blind || harm.units_in(list, 1) > 1;
         let blind = blind || queues.iter().map(|part| harm.dirs_in(part)).sum::<usize>() > 1;
         Case { base, image, harm, hurt, claims, bad_batches, blind }
     }
@@ -218,7 +221,7 @@ impl<'a> Case<'a> {
                 let claimed = claimed || self.blind;
                 assert!(claimed || next >= offset + count, "{name:?} goes on at {next}");
                 let found = contents.contains_key(&(name.clone(), *offset));
-                let excused = || claimed || self.lost_entry(name, *offset);
+                let excused = || self.blind || claimed || self.lost_entry(name, *offset);
                 assert!(found || excused(), "{name:?} {offset} at {} is lost", sent.physical);
             }
         }
@@ -243,7 +246,9 @@ impl<'a> Case<'a> {
                 }
             }
         }
-        let intact = !self.harm.any_in("index");
+        // Without both a killed store looks like one that was stopped cleanly.
+        let killed = self.harm.any_in("abort") && self.harm.any_in("checkpoint");
+        let intact = !self.harm.any_in("index") && !killed;
         for key in ["k0", "k3", "none"] {
             let found = store.query_index("T", key, 1000, 0, i64::MAX);
             let marks = store.watermarks();

@@ -407,7 +407,19 @@ impl<'a> Check<'a> {
     fn entries(&mut self, name: &str, queue: &mut Queue, log: &(i64, i64)) -> io::Result<()> {
         let disk = &self.ground.config.disk;
         let mut old = 0;
-        for (offset, at, what) in std::mem::take(&mut queue.wrong) {
+        let wrong = std::mem::take(&mut queue.wrong);
+        let seen: u32 = queue.seen.iter().map(|word| word.count_ones()).sum();
+        // Numbers follow each other: one further away is damage of the record, which no CRC tells.
+        let furthest = queue.first.saturating_add(i64::from(seen)) + wrong.len() as i64;
+        let mut odd = Vec::new();
+        for (offset, at, what) in wrong {
+            if !(queue.first..=furthest).contains(&offset) {
+                odd.push(at);
+                let path = self.ground.config.commit_log_dir.clone();
+                let what = format!("{name}: the record at {at} says offset {offset}; not shown");
+                self.part.find(&path, Cure::None, what);
+                continue;
+            }
             let other = what.starts_with("points") && queue.is_marked(offset);
             if other {
                 old += 1; // the queue began anew after its topic was deleted
@@ -429,6 +441,7 @@ impl<'a> Check<'a> {
             let entry = queue.files.entry(disk, slot)?;
             let marked = queue.is_marked(slot);
             match entry {
+                Some(entry) if odd.contains(&entry.physical_offset) => {}
                 Some(entry) if !marked && entry.physical_offset >= log.0 => {
                     let news = !self.ground.clean && entry.physical_offset >= log.1;
                     let cure = if news { Cure::NextStart } else { Cure::Repair };
