@@ -29,7 +29,7 @@ use common::*;
 use harm::Harm;
 use parking_lot::Mutex;
 use store::disk::{Dice, Disk, Memory};
-use store::{At, Edge, Journal, OpenError, Store, Wait, config_file};
+use store::{At, Edge, Journal, OpenError, Store, Wait, check, config_file};
 use wire::record::{self, Record, Scanned};
 
 /// Memory that a damaged store of a few KiB may take at most.
@@ -126,6 +126,8 @@ struct Case<'a> {
     bad_batches: bool,
     /// What would show that queues are not whole was damaged with them.
     blind: bool,
+    /// `store verify` found nothing wrong: then nothing may be missing.
+    spotless: bool,
 }
 
 impl<'a> Case<'a> {
@@ -151,7 +153,7 @@ impl<'a> Case<'a> {
         let list = "config/apogee-deleted-topics.txt";
         let blind = blind || harm.units_in(list, 1) > 1;
         let blind = blind || queues.iter().map(|part| harm.dirs_in(part)).sum::<usize>() > 1;
-        Case { base, image, harm, hurt, claims, bad_batches, blind }
+        Case { base, image, harm, hurt, claims, bad_batches, blind, spotless: false }
     }
 
     fn is_hurt(&self, sent: &Sent) -> bool {
@@ -221,6 +223,10 @@ impl<'a> Case<'a> {
                 let claimed = claimed || self.blind;
                 assert!(claimed || next >= offset + count, "{name:?} goes on at {next}");
                 let found = contents.contains_key(&(name.clone(), *offset));
+                assert!(
+                    found || !self.spotless,
+                    "verify did not see that {name:?} {offset} is lost"
+                );
                 let excused = || self.blind || claimed || self.lost_entry(name, *offset);
                 assert!(found || excused(), "{name:?} {offset} at {} is lost", sent.physical);
             }
@@ -290,6 +296,27 @@ impl<'a> Case<'a> {
         store.close().unwrap();
     }
 
+    /// Looks at the image as `apogee store verify` does, which changes nothing; whether it is clean.
+    fn verify(&self) -> bool {
+        let before = self.image.files();
+        let report = check::verify(&config(&self.image), &mut |_, _| {}).expect("verify");
+        assert!(self.image.files() == before, "verify changed something");
+        let in_log = report.part("commitlog").is_some_and(|part| part.is_damaged());
+        let seen = in_log || report.log.1 < self.base.end();
+        // Oldest files that are gone are what retention does.
+        let mut left = self.base.sent.iter().filter(|sent| sent.physical >= report.log.0);
+        let body = left.any(|sent| self.is_hurt(sent) && self.is_bad(sent));
+        assert!(seen || !body, "verify did not see a damaged record");
+        !report.is_damaged() && !seen
+    }
+
+    /// Whether what stands in the place of a record is none.
+    fn is_bad(&self, sent: &Sent) -> bool {
+        let Some(bytes) = self.harm.bytes(self.base, sent) else { return true };
+        let Ok(Scanned::Record(record)) = record::scan(&bytes) else { return true };
+        record.check_crc().is_err() || record.physical_offset() != sent.physical
+    }
+
     fn check_config(&self) {
         let disk = Disk::memory(self.image.clone());
         let hurt = |path: &str| self.harm.any_in(path.strip_prefix("/data/store/").unwrap());
@@ -319,6 +346,8 @@ fn one_store(base: &Base, dice: &mut Dice, tally: &Tally) {
         let hurt = base.sent.iter().filter(|sent| case.is_hurt(sent)).map(|sent| &sent.places);
         eprintln!("hurt: {:?}, which now claim {:?}", hurt.collect::<Vec<_>>(), case.claims);
     }
+    let verified = case.verify();
+    let case = Case { spotless: verified && base.clean, ..case };
     match Store::open_stepped(config(&case.image), clock.clone()) {
         Ok(store) => {
             tally.opened.fetch_add(1, Ordering::Relaxed);

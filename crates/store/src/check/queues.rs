@@ -441,7 +441,7 @@ impl<'a> Check<'a> {
             let entry = queue.files.entry(disk, slot)?;
             let marked = queue.is_marked(slot);
             match entry {
-                Some(entry) if odd.contains(&entry.physical_offset) => {}
+                Some(entry) if !marked && odd.contains(&entry.physical_offset) => {}
                 Some(entry) if !marked && entry.physical_offset >= log.0 => {
                     let news = !self.ground.clean && entry.physical_offset >= log.1;
                     let cure = if news { Cure::NextStart } else { Cure::Repair };

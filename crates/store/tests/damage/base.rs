@@ -226,6 +226,10 @@ impl Base {
         Base::topics()
     }
 
+    pub(crate) fn end(&self) -> i64 {
+        self.end
+    }
+
     pub(crate) fn describe(&self) -> String {
         let begin = self.sent.first().map_or(0, |sent| sent.physical);
         let (clean, end) = (self.clean, self.end);
