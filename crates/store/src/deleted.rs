@@ -1,9 +1,9 @@
 //! Topics that were deleted while their records are still in the log.
 //!
 //! Owns `config/apogee-deleted-topics.txt`: a line with a CRC, then one line per topic, the log's
-//! end at its deletion and the name. Recovery ignores records of such a topic below that offset; without it a rebuild of
-//! the queues would bring them back, as Java's does (field case B07). Locks nothing; the store
-//! serialises. Java ignores the file.
+//! end at its deletion and the name. Recovery ignores records of such a topic below that offset;
+//! without it a rebuild of the queues would bring them back, as Java's does (field case B07).
+//! Locks nothing; the store serialises. Java ignores the file.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -227,7 +227,7 @@ mod tests {
 
     const SHAPE: Shape = Shape { slots: 7, entries: 20 };
 
-    fn files_in(dir: &std::path::Path) -> usize {
+    fn count_in(dir: &Path) -> usize {
         std::fs::read_dir(dir).unwrap().count()
     }
 
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(index.query(1049, 9, all, 5000).unwrap(), [4900]);
         assert_eq!(index.query(3, 3, all, 5000).unwrap(), [4300, 3300, 2300]);
         assert_eq!(index.query(3, 9, (18_000, 40_000), 5000).unwrap(), [3300, 2300, 1300]);
-        assert_eq!(files_in(&dir.path().join("index")), 6);
+        assert_eq!(count_in(&dir.path().join("index")), 6);
         index.sync(5000, true).unwrap();
         let (index, from) = open(false);
         assert_eq!(from, None);
@@ -272,6 +272,6 @@ mod tests {
         assert_eq!(index.query(3, 9, all, 5000).unwrap(), [2300, 1300, 300]);
         index.remove_below(2000).unwrap();
         assert_eq!(index.query(3, 9, all, 5000).unwrap()[0], 2300);
-        assert!(files_in(&dir.path().join("index")) <= 3);
+        assert!(count_in(&dir.path().join("index")) <= 3);
     }
 }

@@ -6,7 +6,8 @@
 //! afterwards. What "touched" means is read off the bytes, not told by what did the damage.
 //!
 //! `DAMAGE_IMAGES` says how many; `APOGEE_SEED` repeats one.
-#![allow(unsafe_code)] // the counting allocator below, which only this test uses
+#![allow(unsafe_code)] // the counting allocator, which only this test uses
+#![allow(clippy::print_stderr)] // a failing image says what was done to it
 #![allow(clippy::unwrap_used)]
 
 #[path = "damage/base.rs"]
@@ -14,22 +15,26 @@ mod base_stores;
 mod common;
 #[path = "damage/harm.rs"]
 mod harm;
+#[path = "damage/journal.rs"]
+mod journal;
+#[path = "damage/taken.rs"]
+mod taken;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use base::clock::Clock;
+use base::clock::{Clock, Stopwatch};
 use base_stores::{Base, Name, PROGRESS, Sent, T0, config, parse_progress, send_one};
 use common::*;
 use harm::Harm;
+use journal::one_journal;
 use parking_lot::Mutex;
 use store::disk::{Dice, Disk, Memory};
-use store::{At, Edge, Journal, OpenError, Store, Wait, check, config_file};
+use store::{At, Edge, OpenError, Store, Wait, check, config_file};
+use taken::{PEAK, TAKEN};
 use wire::record::{self, Record, Scanned};
 
 /// Memory that a damaged store of a few KiB may take at most.
@@ -38,35 +43,6 @@ const MAX_MEMORY: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Failing images after which the others are left alone.
 const MAX_FAILURES: usize = 10;
-
-thread_local! {
-    static TAKEN: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts what each thread holds.
-struct Counting;
-
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        TAKEN.set(TAKEN.get().wrapping_add(layout.size()));
-        if (TAKEN.get() as isize) > PEAK.get() as isize {
-            PEAK.set(TAKEN.get());
-        }
-        // SAFETY: the caller's promises are those of the trait.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        TAKEN.set(TAKEN.get().wrapping_sub(layout.size()));
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// What became of the images.
 #[derive(Debug, Default)]
@@ -364,48 +340,6 @@ fn one_store(base: &Base, dice: &mut Dice, tally: &Tally) {
     case.check_config();
 }
 
-/// Damages a journal: what is replayed was written, and up to the damage all of it.
-fn one_journal(dice: &mut Dice) {
-    let dir = Path::new("/data/journal");
-    let memory = Memory::default();
-    let disk = Disk::memory(memory.clone());
-    let mut written: Vec<(u64, Vec<u8>)> = Vec::new();
-    for generation in 1..=3 {
-        let mut journal = Journal::open(&disk, dir, |_, _| {}).unwrap();
-        for number in 0..dice.below(6) + 1 {
-            let block = format!("{generation} {number} {}", "x".repeat(dice.below(90) as usize));
-            journal.block().extend_from_slice(block.as_bytes());
-            journal.write().unwrap();
-            written.push((generation, block.into_bytes()));
-        }
-    }
-    let image = memory.copy();
-    let harm = Harm::to_journal(&memory, &image, dice);
-    let mut seen: Vec<(u64, Vec<u8>)> = Vec::new();
-    let disk = Disk::memory(image.clone());
-    let replay = |generation: u64, block: &[u8]| seen.push((generation, block.to_vec()));
-    let mut journal = Journal::open(&disk, dir, replay).unwrap();
-    let blocks: BTreeSet<&Vec<u8>> = written.iter().map(|(_, block)| block).collect();
-    assert!(seen.iter().all(|(_, block)| blocks.contains(block)), "a block that nobody wrote");
-    for generation in 1..=3 {
-        let path = dir.join(format!("{generation:020}"));
-        let wanted: Vec<_> = written.iter().filter(|(g, _)| *g == generation).collect();
-        let mut at = 0;
-        let whole = wanted.iter().take_while(|(_, block)| {
-            at += 8 + block.len();
-            !harm.touches(&path, at - 8 - block.len(), 8 + block.len())
-        });
-        let whole = whole.count();
-        let found: Vec<_> = seen.iter().filter(|(g, _)| *g == generation).collect();
-        assert!(found.len() >= whole && found[..whole] == wanted[..whole], "{generation}");
-    }
-    journal.block().extend_from_slice(b"more");
-    journal.write().unwrap();
-    let mut last = Vec::new();
-    Journal::open(&disk, dir, |_, block| last = block.to_vec()).unwrap();
-    assert_eq!(last, b"more");
-}
-
 /// Looks at one image, within its limits of time and memory.
 fn one(seed: u64, bases: &[Base], tally: &Tally) {
     let mut dice = Dice::new(seed);
@@ -431,7 +365,7 @@ fn a_damaged_store_serves_what_is_left_and_nothing_else() {
     let bases = Base::all();
     let tally = Tally { loud: images == 1, ..Tally::default() };
     let next = AtomicUsize::new(0);
-    let running: Mutex<HashMap<u64, Instant>> = Mutex::default();
+    let running: Mutex<HashMap<u64, Stopwatch>> = Mutex::default();
     let (finished, failures) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -443,7 +377,7 @@ fn a_damaged_store_serves_what_is_left_and_nothing_else() {
                         break;
                     }
                     let seed = seed + number;
-                    running.lock().insert(seed, Instant::now());
+                    running.lock().insert(seed, Stopwatch::start());
                     let look = AssertUnwindSafe(|| one(seed, &bases, &tally));
                     if std::panic::catch_unwind(look).is_err() {
                         eprintln!("repeat with APOGEE_SEED={seed} DAMAGE_IMAGES=1");
@@ -460,7 +394,8 @@ fn a_damaged_store_serves_what_is_left_and_nothing_else() {
         // A loop without end would hold the test up for ever and say nothing.
         while finished.load(Ordering::Relaxed) < threads {
             std::thread::sleep(Duration::from_millis(20));
-            let late = running.lock().iter().find(|(_, at)| at.elapsed() > PATIENCE).map(|r| *r.0);
+            let late =
+                running.lock().iter().find(|(_, at)| at.elapsed() > PATIENCE).map(|late| *late.0);
             if let Some(seed) = late {
                 eprintln!("hangs: repeat with APOGEE_SEED={seed} DAMAGE_IMAGES=1");
                 std::process::abort();

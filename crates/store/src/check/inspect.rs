@@ -5,7 +5,8 @@ use std::io;
 use wire::json::Value;
 use wire::record::Record;
 
-use super::{Ground, queues, texts};
+use super::span::Files;
+use super::{Ground, texts};
 use crate::api::{OpenError, SCHEDULE_TOPIC, StoreConfig, TIMER_TOPIC};
 use crate::batch_queue::UNIT as BATCH_UNIT;
 use crate::commit_log::CommitLog;
@@ -93,7 +94,7 @@ pub fn inspect(config: &StoreConfig) -> Result<Overview, OpenError> {
             let found = sub_dirs(&config.disk, &topic_dir).map_err(OpenError::io(&topic_dir))?;
             for (id, path) in found {
                 let Ok(id) = id.parse() else { continue };
-                let mut files = queues::Files::of(&config.disk, &path, unit)?;
+                let mut files = Files::of(&config.disk, &path, unit)?;
                 let span = files.offsets(&config.disk, log.min()).map_err(OpenError::io(&path))?;
                 queues.push(QueueSpan { id, batch: unit != UNIT, min: span.0, max: span.1 });
             }
@@ -219,7 +220,7 @@ pub fn at_offset(
         false => ("consumequeue", UNIT),
     };
     let dir = config.root.join(kind).join(topic).join(id.to_string());
-    let mut files = queues::Files::of(&config.disk, &dir, unit)?;
+    let mut files = Files::of(&config.disk, &dir, unit)?;
     if files.is_empty() {
         let reason = "no such queue is in the store, or its messages are in the log only".into();
         return Err(OpenError::Layout { path: dir, reason });

@@ -8,6 +8,7 @@ mod inspect;
 mod log;
 mod queues;
 mod repair;
+mod span;
 mod texts;
 
 use std::collections::BTreeMap;
