@@ -242,6 +242,7 @@ impl Store {
                 (removed, at) = (true, max);
                 break;
             }
+            let before_block = at;
             for batch in &block[..found] {
                 let (len, count) = (batch.entry.size as usize, batch.count as usize);
                 let full =
@@ -277,6 +278,10 @@ impl Store {
                     }
                 }
                 at = batch.end();
+            }
+            if at == before_block {
+                // Entries and records do not agree on how many messages there are: on behind them.
+                at = block[found - 1].end().min(max).max(at + 1);
             }
         }
         Ok((at, messages, removed))
