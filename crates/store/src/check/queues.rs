@@ -60,6 +60,8 @@ struct Queue {
     /// Records of a queue without any file.
     records: u64,
     newest: i64,
+    /// Records in front of the first file.
+    early: u64,
 }
 
 impl Queue {
@@ -171,6 +173,10 @@ impl<'a> Check<'a> {
         if queue.files.is_empty() {
             return Ok(());
         }
+        if offset >= 0 && offset < queue.first {
+            queue.early += 1;
+            return Ok(());
+        }
         let cold = queue.files.block.1.is_empty();
         let found = queue.files.entry(&disk, offset)?;
         queue.last = queue.last.max(offset);
@@ -251,6 +257,11 @@ impl<'a> Check<'a> {
 
     fn entries(&mut self, name: &str, queue: &mut Queue, log: &(i64, i64)) -> io::Result<()> {
         let disk = &self.ground.config.disk;
+        if queue.early > 0 {
+            let early = queue.early;
+            let note = format!("{name}: {early} records in front of its first file, not shown");
+            self.part.notes.push(note);
+        }
         let mut old = 0;
         let wrong = std::mem::take(&mut queue.wrong);
         let seen: u32 = queue.seen.iter().map(|word| word.count_ones()).sum();
@@ -310,7 +321,7 @@ impl<'a> Check<'a> {
         let disk = &self.ground.config.disk;
         let (first, end) = queue.files.span();
         let mut missing = std::mem::take(&mut queue.batches);
-        let mut next = None;
+        let (mut next, mut begin) = (None, 0);
         for slot in first..end {
             let Some(batch) = queue.files.batch(disk, slot)? else {
                 if queue.files.slot(disk, slot)?.is_none_or(|raw| raw.iter().all(|b| *b == 0)) {
@@ -330,10 +341,18 @@ impl<'a> Check<'a> {
                 self.part.find(&queue.files.dir, Cure::Repair, what);
             } else {
                 queue.good += 1;
+                if next.is_none() && first > 0 {
+                    begin = batch.base;
+                }
                 next = Some(batch.end());
             }
         }
-        for (at, batch) in missing {
+        let early = missing.values().filter(|batch| batch.base < begin).count();
+        if early > 0 {
+            let note = format!("{name}: {early} records in front of its first file, not shown");
+            self.part.notes.push(note);
+        }
+        for (at, batch) in missing.into_iter().filter(|(_, batch)| batch.base >= begin) {
             let cure = if self.ground.is_news(at) { Cure::NextStart } else { Cure::Repair };
             let what = format!("{name}: no entry for offset {}, record at {at}", batch.base);
             self.part.find(&queue.files.dir, cure, what);
