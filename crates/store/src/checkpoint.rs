@@ -10,7 +10,7 @@ use crate::disk::Disk;
 
 const SIZE: u64 = 4096;
 /// Those in use.
-const BYTES: usize = 88;
+const BYTES: usize = 96;
 /// Behind Java's six fields: says that this store wrote the field before it, whose meaning is
 /// then exact. Java keeps the bytes but moves the field, which makes the copy differ.
 const OWN_MARK: i64 = 0x4150_4F47_4545_0001;
@@ -45,6 +45,9 @@ pub(crate) struct Checkpoint {
     /// The next offsets of all queues together, in front of the record at `logics_offset` and
     /// behind it; see [`Taken`]. What their files say must be the same.
     pub(crate) taken: Option<Taken>,
+    /// Start of a record up to which the log was on disk, also while the queues prove nothing: a
+    /// bad record in front of it is damage and not the end.
+    pub(crate) on_disk: i64,
 }
 
 impl Taken {
@@ -79,6 +82,7 @@ impl Checkpoint {
             logics_offset: field(5),
             exact,
             taken: known.then_some(taken),
+            on_disk: field(11),
         }
     }
 
@@ -97,6 +101,7 @@ impl Checkpoint {
             taken.before + 1,
             taken.through + 1,
             taken.check(),
+            self.on_disk,
         ];
         let mut raw = [0; BYTES];
         for (bytes, field) in raw.chunks_exact_mut(8).zip(fields) {

@@ -214,6 +214,7 @@ impl Recovery<'_> {
         let kept = Checkpoint {
             master_flushed: self.checkpoint.master_flushed,
             confirm: self.checkpoint.confirm,
+            on_disk: self.checkpoint.on_disk.max(self.checkpoint.logics_offset),
             ..Checkpoint::default()
         };
         if self.checkpoint != kept {
@@ -354,7 +355,8 @@ impl Recovery<'_> {
         let log = &self.log;
         // Below, records were on disk; a bad one there is damage, not the end.
         let newest = self.newest.filter(|_| !self.crashed);
-        let trusted = newest.map_or(0, |e| e.physical_offset).max(self.checkpoint.logics_offset);
+        let known = self.checkpoint.logics_offset.max(self.checkpoint.on_disk);
+        let trusted = newest.map_or(0, |e| e.physical_offset).max(known);
         let trusted = if self.config.rebuild { i64::MAX } else { trusted };
         let mut scanner = Scanner::new(log);
         let mut last = LastRecord::default();

@@ -272,7 +272,8 @@ impl<'a> Case<'a> {
         store.close().unwrap();
     }
 
-    /// Looks at the image as `apogee store verify` does, which changes nothing; whether it is clean.
+    /// Looks at the image as `apogee store verify` does, which changes nothing; whether it is
+    /// clean.
     fn verify(&self) -> bool {
         let before = self.image.files();
         let report = check::verify(&config(&self.image), &mut |_, _| {}).expect("verify");
