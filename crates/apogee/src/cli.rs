@@ -80,6 +80,65 @@ pub enum Role {
         #[command(flatten)]
         common: Common,
     },
+    /// Looks into a store while no broker runs: verify, inspect, repair.
+    Store {
+        /// What to do.
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
+}
+
+/// Offline work on a store. Exit codes: 0 all is well, 1 damaged, 2 cannot be read.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything and compare it: log, queues, index, checkpoint, configurations.
+    Verify {
+        /// Which store, and how to tell.
+        #[command(flatten)]
+        place: StorePlace,
+    },
+    /// Show what a store holds, or single records of it.
+    Inspect {
+        /// Which store, and how to tell.
+        #[command(flatten)]
+        place: StorePlace,
+        /// Records of this topic.
+        #[arg(long, value_name = "NAME", conflicts_with = "physical")]
+        topic: Option<String>,
+        /// Queue of the topic.
+        #[arg(long, value_name = "N", default_value_t = 0, requires = "topic")]
+        queue: i32,
+        /// Queue offset to begin with; without, the first that is left.
+        #[arg(long, value_name = "O", requires = "topic")]
+        offset: Option<i64>,
+        /// Records at most.
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        max: usize,
+        /// The record at this offset of the commit log.
+        #[arg(long, value_name = "P")]
+        physical: Option<i64>,
+    },
+    /// Make queues and index anew from the log, and bad configurations from their backups. What is
+    /// replaced is kept in repair-<n>/ in the store.
+    Repair {
+        /// Which store, and how to tell.
+        #[command(flatten)]
+        place: StorePlace,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Options of all work on a store.
+#[derive(Debug, Args)]
+pub struct StorePlace {
+    /// The store directory, or the data directory that has it as `store`.
+    #[arg(long, value_name = "DIR", default_value = "apogee-data")]
+    pub data: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Cli {
@@ -87,7 +146,7 @@ impl Cli {
     pub fn common(&self) -> &Common {
         match &self.role {
             Some(Role::Namesrv { common, .. } | Role::Broker { common, .. }) => common,
-            None => &self.all.common,
+            Some(Role::Store { .. }) | None => &self.all.common,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod cli;
 mod http;
 mod logs;
 pub mod roles;
+mod store_tools;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use base::clock::{Clock, Stopwatch};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Role};
 use crate::roles::{Plan, Running};
 
 /// How often the process looks whether a role has ended by itself.
@@ -25,6 +26,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs until a signal. The exit code is 0 after a clean stop.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
+    if let Some(Role::Store { command }) = &cli.role {
+        return Ok(store_tools::run(command));
+    }
     let watch = Stopwatch::start();
     let plan = Plan::of(cli)?;
     if cli.common().print {

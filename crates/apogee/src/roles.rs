@@ -39,6 +39,7 @@ impl Plan {
             Some(Role::Namesrv { config, listen, data, .. }) => {
                 plan.add_namesrv(config.as_deref(), *listen, data)?;
             }
+            Some(Role::Store { .. }) => {} // no process that goes on
             Some(Role::Broker { config, namesrv, data, .. }) => {
                 plan.add_broker(config.as_deref(), namesrv.as_deref(), data)?;
             }

@@ -75,6 +75,9 @@ pub struct StoreConfig {
     pub disk_max_used_ratio: u8,
     /// With fewer free bytes messages are refused and the oldest files go, whatever the percentage.
     pub min_free_bytes: u64,
+    /// Makes queues and index anew from the log, whatever they say, and passes over damage in the
+    /// log as long as a good record follows; for [`crate::check::repair`].
+    pub rebuild: bool,
 }
 
 impl StoreConfig {
@@ -108,6 +111,7 @@ impl StoreConfig {
             utc_offset_minutes: 0,
             disk_max_used_ratio: 75,
             min_free_bytes: 32 << 20,
+            rebuild: false,
         }
     }
 }

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 
 use wire::properties::{self, INNER_BASE, INNER_NUM};
-use wire::record::{INNER_BATCH, Record};
+use wire::record::{self, INNER_BATCH, Record, Scanned};
 
 use crate::api::Entry;
+use crate::queue::MAX_OFFSET;
 
 /// Bytes of an entry.
 pub(crate) const UNIT: usize = 46;
@@ -26,6 +27,12 @@ pub(crate) struct BatchEntry {
     pub(crate) count: i16,
 }
 
+/// Queue offset of the first message of a record that may hold several. `None`: it is one message.
+pub(crate) fn first_offset(record: &Record<'_>) -> Option<i64> {
+    let inner = record.sys_flag() & INNER_BATCH != 0;
+    properties::get(record.properties(), INNER_BASE).filter(|_| inner)?.parse().ok()
+}
+
 impl BatchEntry {
     /// Behind its last message.
     pub(crate) fn end(&self) -> i64 {
@@ -34,18 +41,39 @@ impl BatchEntry {
 
     /// The entry of a record. `None`: an inner batch that does not say what it holds.
     pub(crate) fn of(record: &Record<'_>, entry: Entry) -> Option<BatchEntry> {
-        let number = |name| properties::get(record.properties(), name)?.parse::<i64>().ok();
         let (base, count) = if record.sys_flag() & INNER_BATCH == 0 {
             (record.queue_offset(), 1)
         } else {
-            (number(INNER_BASE)?, i16::try_from(number(INNER_NUM)?).ok()?)
+            let count = properties::get(record.properties(), INNER_NUM)?;
+            (first_offset(record)?, count.parse().ok()?)
         };
         let batch = BatchEntry { entry, timestamp_ms: record.store_timestamp(), base, count };
         batch.is_possible().then_some(batch)
     }
 
+    /// The same for the bytes of a record.
+    pub(crate) fn of_bytes(bytes: &[u8], entry: Entry) -> Option<BatchEntry> {
+        let Ok(Scanned::Record(record)) = record::scan(bytes) else { return None };
+        BatchEntry::of(&record, entry)
+    }
+
     fn is_possible(&self) -> bool {
-        self.base >= 0 && self.count > 0
+        (0..=MAX_OFFSET).contains(&self.base) && self.count > 0
+    }
+
+    fn is_before(&self, other: &BatchEntry) -> bool {
+        self.end() <= other.base && self.entry.physical_offset < other.entry.physical_offset
+    }
+
+    /// Whether the entry may stand between two on either side, as far as there are any: if it is
+    /// not in order with two of them, it is damaged; with one, that one may be.
+    pub(crate) fn fits(&self, window: &[Option<BatchEntry>]) -> bool {
+        let middle = window.len() / 2;
+        let odd = window.iter().enumerate().filter(|(place, other)| {
+            let Some(other) = other else { return false };
+            *place < middle && !other.is_before(self) || *place > middle && !self.is_before(other)
+        });
+        odd.count() < 2
     }
 
     /// Reads Java's 46 bytes. `None`: no entry stands here.

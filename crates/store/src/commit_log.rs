@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use wire::record::{BLANK_LEN, MAGIC_BLANK};
 
-use crate::api::{AppendRefused, OpenError, Poisoned, Wait};
+use crate::api::{AppendRefused, OpenError, Poisoned, StoreConfig, Wait};
+use crate::checkpoint::Taken;
 use crate::disk::{Disk, File, is_sync_failure};
-use crate::files;
+use crate::files::{self, Listed};
 use crate::ring::Ring;
 use crate::trash::Trash;
 
@@ -47,6 +48,8 @@ pub(crate) struct Segment {
 pub(crate) struct LastRecord {
     pub(crate) start: i64,
     pub(crate) timestamp_ms: i64,
+    /// Queue offsets given away in front of it and behind it.
+    pub(crate) taken: Taken,
 }
 
 /// Bytes that have their place but are not written. Behind the append lock.
@@ -116,6 +119,25 @@ impl CommitLog {
     ) -> Result<CommitLog, OpenError> {
         disk.create_dirs_durably(dir).map_err(OpenError::io(dir))?;
         let listed = files::list(disk, dir)?.unwrap_or_default();
+        CommitLog::of(disk, dir, (configured_size, listed), ring_bytes, sync_mode)
+    }
+
+    /// A log to be read only, of files that were listed before.
+    pub(crate) fn of_files(
+        config: &StoreConfig,
+        listed: Vec<Listed>,
+    ) -> Result<CommitLog, OpenError> {
+        let sized = (config.commit_log_file_size, listed);
+        CommitLog::of(&config.disk, &config.commit_log_dir, sized, 0, false)
+    }
+
+    fn of(
+        disk: &Disk,
+        dir: &Path,
+        (configured_size, listed): (u64, Vec<Listed>),
+        ring_bytes: usize,
+        sync_mode: bool,
+    ) -> Result<CommitLog, OpenError> {
         let size = files::common_size(&listed)?;
         if let Some(size) = size.filter(|size| *size != configured_size) {
             if listed.len() == 1 && size % 4096 != 0 {
@@ -263,6 +285,18 @@ impl CommitLog {
         pending.end = end;
         pending.last = last;
         self.appended.store(end, Ordering::SeqCst);
+    }
+
+    /// Says that queues go away, with as many offsets as `gone` returns; no record gets its place
+    /// meanwhile. Returns the end of the log.
+    pub(crate) fn forget_taken(&self, gone: impl FnOnce() -> i64) -> i64 {
+        let mut writer = self.writer.lock();
+        let mut pending = self.pending.lock();
+        let gone = gone();
+        for last in [&mut writer.last, &mut pending.last] {
+            last.taken = Taken { before: -1, through: last.taken.through - gone };
+        }
+        self.appended()
     }
 
     fn reserve_now(&self, upto: i64, now_ms: i64) -> Result<(), AppendRefused> {

@@ -103,6 +103,19 @@ pub fn load_on<T, E: std::fmt::Display>(
     bad.map_or(Ok(None), Err)
 }
 
+/// [`load_on`] that changes nothing and keeps the reasons to itself.
+pub(crate) fn look<T, E>(
+    disk: &Disk,
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Option<T> {
+    let candidates = [path.to_path_buf(), beside(path, ".bak")];
+    candidates.iter().find_map(|path| {
+        let text = String::from_utf8(disk.read(path).ok()?).ok()?;
+        parse(&text).ok().filter(|_| !text.trim().is_empty())
+    })
+}
+
 fn keep_aside(disk: &Disk, path: &Path) {
     let aside = beside(path, ".bad");
     if let Err(error) = disk.rename(path, &aside) {

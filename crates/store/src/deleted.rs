@@ -1,13 +1,15 @@
 //! Topics that were deleted while their records are still in the log.
 //!
-//! Owns `config/apogee-deleted-topics.txt`: one line per topic, the log's end at its deletion and
-//! the name. Recovery ignores records of such a topic below that offset; without it a rebuild of
-//! the queues would bring them back, as Java's does (field case B07). Locks nothing; the store
-//! serialises. Java ignores the file.
+//! Owns `config/apogee-deleted-topics.txt`: a line with a CRC, then one line per topic, the log's
+//! end at its deletion and the name. Recovery ignores records of such a topic below that offset;
+//! without it a rebuild of the queues would bring them back, as Java's does (field case B07).
+//! Locks nothing; the store serialises. Java ignores the file.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use wire::text::crc31;
 
 use crate::api::OpenError;
 use crate::config_file;
@@ -21,10 +23,27 @@ pub(crate) struct DeletedTopics {
     offsets: BTreeMap<String, i64>,
 }
 
-fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
-    text.lines()
+/// The file in the store.
+pub(crate) const FILE: &str = "config/apogee-deleted-topics.txt";
+
+/// What no topic's name begins with: the name in the first line is the CRC of the others.
+const CRC: &str = "0 #";
+
+/// Reads the file. A damaged name or offset would take another topic's messages away.
+pub(crate) fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let lines = match first.strip_prefix(CRC) {
+        Some(crc) if crc.parse() == Ok(crc31(rest.as_bytes())) => rest,
+        None if first == "0 " || !first.starts_with("0 ") => text,
+        _ => return Err("the text does not have the CRC of its first line".to_owned()),
+    };
+    lines
+        .lines()
         .map(|line| {
             let (offset, topic) = line.split_once(' ').ok_or("a line without a blank")?;
+            if topic.starts_with('#') {
+                return Err("the CRC is not in the first line".to_owned());
+            }
             let offset = offset.parse().map_err(|_| format!("not an offset: {offset}"))?;
             Ok((topic.to_string(), offset))
         })
@@ -34,9 +53,12 @@ fn parse(text: &str) -> Result<BTreeMap<String, i64>, String> {
 impl DeletedTopics {
     /// Loads the list of the store at `root`.
     pub(crate) fn load(disk: &Disk, root: &Path) -> Result<DeletedTopics, OpenError> {
-        let path = root.join("config").join("apogee-deleted-topics.txt");
-        let offsets = config_file::load_on(disk, &path, parse)
-            .map_err(|error| OpenError::Layout { path: path.clone(), reason: error.to_string() })?;
+        let path = root.join(FILE);
+        let offsets =
+            config_file::load_on(disk, &path, parse).map_err(|error| OpenError::Layout {
+                path: path.clone(),
+                reason: format!("{error}; `apogee store repair` tells more"),
+            })?;
         Ok(DeletedTopics { disk: disk.clone(), path, offsets: offsets.unwrap_or_default() })
     }
 
@@ -72,12 +94,9 @@ impl DeletedTopics {
     fn save(&self) -> io::Result<()> {
         let lines: Vec<_> =
             self.offsets.iter().map(|(topic, offset)| format!("{offset} {topic}\n")).collect();
-        // A last line of blank text would pass for an absent file, so an empty list has a mark.
-        config_file::save_on(
-            &self.disk,
-            &self.path,
-            &if lines.is_empty() { "0 \n".into() } else { lines.concat() },
-        )
+        let lines = lines.concat();
+        let text = format!("{CRC}{}\n{lines}", crc31(lines.as_bytes()));
+        config_file::save_on(&self.disk, &self.path, &text)
     }
 }
 
@@ -98,5 +117,7 @@ mod tests {
         deleted.prune(900).unwrap();
         let deleted = DeletedTopics::load(&Disk::default(), dir.path()).unwrap();
         assert_eq!((deleted.offset("t"), deleted.offset("x")), (0, 0));
+        assert!(parse("0 #77\n5 a\n").is_err());
+        assert_eq!(parse("5 a\n").unwrap().len(), 1);
     }
 }

@@ -10,6 +10,7 @@ use wire::text::{hash_onto, java_hash};
 use crate::api::{Entry, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, timer_due_ms};
 use crate::batch_queue::BatchEntry;
 use crate::deleted::DeletedTopics;
+use crate::gaps::{Gaps, Item};
 use crate::index::Index;
 use crate::light;
 use crate::queues::Queues;
@@ -46,10 +47,10 @@ pub(crate) fn each_key(known: &Known<'_>, start: i32, mut push: impl FnMut(i32))
     }
 }
 
-/// Puts a record into its queue where it is missing.
+/// Puts a record into its queues where it is missing.
 pub(crate) fn to_queue(
     config: &StoreConfig,
-    queues: &Queues,
+    (queues, gaps): (&Queues, &mut Gaps),
     deleted: &DeletedTopics,
     record: &Record<'_>,
     now_ms: i64,
@@ -62,24 +63,23 @@ pub(crate) fn to_queue(
     let tags_code = tags_code(topic, &known, record.store_timestamp(), &config.delay_levels_ms);
     let batch = record.sys_flag() & INNER_BATCH != 0 || config.batch_topics.contains(topic);
     let queue = queues.find_or_create(topic, record.queue_id(), batch);
-    let state = &mut *queue.state.lock();
     let entry = Entry {
         physical_offset: record.physical_offset(),
         size: record.total_len() as i32,
         tags_code,
     };
-    light::to_light_queues(config, queues, record, &known, entry, now_ms);
-    let (new, possible) = if queue.is_batch() {
-        let batch = BatchEntry::of(record, entry);
-        (batch.is_some_and(|batch| state.put_batch(batch)), batch.is_some())
+    light::to_light_queues(config, (queues, gaps), record, &known, entry, now_ms);
+    let item = if queue.is_batch() {
+        BatchEntry::of(record, entry).map(Item::Batch)
     } else {
-        let offset = record.queue_offset();
-        (state.put_at(offset, entry), offset <= state.next)
+        Some(Item::One(record.queue_offset(), entry))
     };
-    if new {
-        queues.list(&queue, state, now_ms);
-    } else if !possible {
-        tracing::error!(topic, at = entry.physical_offset, "impossible queue offset, not shown");
+    match item {
+        Some(item) => gaps.put(queues, &queue, item, now_ms),
+        None => {
+            let at = entry.physical_offset;
+            tracing::error!(topic, at, "a batch that does not say what it holds, not shown");
+        }
     }
 }
 

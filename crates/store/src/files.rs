@@ -14,9 +14,8 @@ pub(crate) fn name_of(offset: i64) -> String {
 }
 
 /// The files of one directory that are named by offset, in order. Sub-directories and names that
-/// are not numbers are skipped; a last file of length 0 is deleted, as Java does. `None` when the
-/// directory is absent.
-pub(crate) fn list(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, OpenError> {
+/// are not numbers are skipped. `None` when the directory is absent.
+pub(crate) fn found(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, OpenError> {
     let found = match disk.list(dir) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -30,6 +29,12 @@ pub(crate) fn list(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, OpenE
         })
         .collect();
     files.sort_by_key(|file| file.start);
+    Ok(Some(files))
+}
+
+/// The same; a last file of length 0 is deleted, as Java does.
+pub(crate) fn list(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, OpenError> {
+    let Some(mut files) = found(disk, dir)? else { return Ok(None) };
     if let Some(last) = files.pop_if(|file| file.len == 0) {
         disk.remove_file(&last.path).map_err(OpenError::io(&last.path))?;
     }

@@ -6,7 +6,7 @@
 //! hashes are compared here.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
@@ -49,6 +49,19 @@ pub(crate) fn key_hash(text_hash: i32) -> i32 {
     text_hash.checked_abs().unwrap_or(0)
 }
 
+/// The index files in a directory, in order.
+pub(crate) fn files_in(disk: &Disk, dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let found = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(OpenError::io(dir))?,
+    };
+    let is_index = |name: &str| name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit());
+    let named = found.into_iter().filter(|found| !found.is_dir && is_index(&found.name));
+    let mut names: Vec<PathBuf> = named.map(|found| dir.join(found.name)).collect();
+    names.sort();
+    Ok(names)
+}
+
 impl Index {
     /// Loads the files in `dir`. After a crash the newest one is rebuilt from its entries.
     /// Also returns from which physical offset on records are missing; `None`: no record is.
@@ -58,16 +71,8 @@ impl Index {
         shape: Shape,
         crashed: bool,
     ) -> Result<(Index, Option<i64>), OpenError> {
-        let found = match disk.list(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            found => found.map_err(OpenError::io(&dir))?,
-        };
-        let is_index = |name: &str| name.len() == 17 && name.bytes().all(|b| b.is_ascii_digit());
-        let named = found.into_iter().filter(|found| is_index(&found.name));
-        let mut names: Vec<PathBuf> = named.map(|found| dir.join(found.name)).collect();
-        names.sort();
         let mut older = Vec::new();
-        for path in names {
+        for path in files_in(disk, &dir)? {
             match IndexFile::open(disk, &path, shape) {
                 Ok(file) => older.push(file),
                 Err(error) => {
@@ -222,7 +227,7 @@ mod tests {
 
     const SHAPE: Shape = Shape { slots: 7, entries: 20 };
 
-    fn files_in(dir: &std::path::Path) -> usize {
+    fn count_in(dir: &Path) -> usize {
         std::fs::read_dir(dir).unwrap().count()
     }
 
@@ -251,7 +256,7 @@ mod tests {
         assert_eq!(index.query(1049, 9, all, 5000).unwrap(), [4900]);
         assert_eq!(index.query(3, 3, all, 5000).unwrap(), [4300, 3300, 2300]);
         assert_eq!(index.query(3, 9, (18_000, 40_000), 5000).unwrap(), [3300, 2300, 1300]);
-        assert_eq!(files_in(&dir.path().join("index")), 6);
+        assert_eq!(count_in(&dir.path().join("index")), 6);
         index.sync(5000, true).unwrap();
         let (index, from) = open(false);
         assert_eq!(from, None);
@@ -267,6 +272,6 @@ mod tests {
         assert_eq!(index.query(3, 9, all, 5000).unwrap(), [2300, 1300, 300]);
         index.remove_below(2000).unwrap();
         assert_eq!(index.query(3, 9, all, 5000).unwrap()[0], 2300);
-        assert!(files_in(&dir.path().join("index")) <= 3);
+        assert!(count_in(&dir.path().join("index")) <= 3);
     }
 }

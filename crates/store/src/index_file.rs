@@ -288,6 +288,33 @@ impl IndexFile {
         Ok((self.header.count > 1).then_some(self.header))
     }
 
+    /// Shows every entry in order: its number, hash and physical offset. Returns how many links,
+    /// from slots and between entries, do not lead where they should.
+    pub(crate) fn each(
+        &mut self,
+        show: &mut dyn FnMut(u32, i32, i64) -> io::Result<()>,
+    ) -> io::Result<u64> {
+        self.load_slots()?;
+        let mut last = vec![0; self.shape.slots as usize];
+        let mut wrong = 0;
+        let mut raw = Vec::new();
+        let mut number = 1;
+        while number < self.header.count {
+            let until = self.header.count.min(number + BUFFER as u32 / ENTRY as u32);
+            raw.resize((until - number) as usize * ENTRY, 0);
+            self.file.read_exact_at(&mut raw, self.shape.entry_at(number))?;
+            for entry in raw.chunks_exact(ENTRY).map(Entry::decode) {
+                let slot = &mut last[entry.hash as u32 as usize % self.shape.slots as usize];
+                wrong += u64::from(self.valid(entry.previous) != *slot);
+                *slot = number;
+                show(number, entry.hash, entry.physical_offset)?;
+                number += 1;
+            }
+        }
+        let led = last.iter().zip(&self.slots).filter(|(last, slot)| **last != self.valid(**slot));
+        Ok(wrong + led.count() as u64)
+    }
+
     /// Finds entries of a hash, newest first, that are not in `found` yet.
     pub(crate) fn search(
         &mut self,

@@ -22,6 +22,7 @@
 mod api;
 mod batch_queue;
 mod batch_reading;
+pub mod check;
 mod checkpoint;
 mod commit_log;
 pub mod config_file;
@@ -31,6 +32,7 @@ pub mod disk;
 mod dispatch;
 mod files;
 mod flusher;
+mod gaps;
 mod handles;
 mod index;
 mod index_file;

@@ -10,6 +10,7 @@ use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
 
 use crate::api::{AppendRefused, Appended, Entry, SCHEDULE_TOPIC, StoreConfig};
 use crate::dispatch;
+use crate::gaps::{Gaps, Item};
 use crate::queue::Queue;
 use crate::queues::Queues;
 use crate::store::Store;
@@ -69,6 +70,7 @@ impl Store {
             let (Some(light), Some(offset)) = (light, offset) else { continue };
             let state = &mut *light.state.lock();
             if !state.deleted && state.put_at(offset, entry) {
+                pending.last.taken.through += 1;
                 wake |= self.list(light, state, stored_ms);
             }
         }
@@ -78,10 +80,20 @@ impl Store {
     }
 }
 
+/// Whether a record names a light queue with this offset in it.
+pub(crate) fn light_offset(record: &Record<'_>, name: &str, offset: i64) -> bool {
+    let known = Known::scan(record.properties());
+    let (Some(names), Some(offsets)) = (known.multi_dispatch, known.multi_offsets) else {
+        return false;
+    };
+    let own = |(named, told): (&str, &str)| named == name && told.parse() == Ok(offset);
+    names.split(SEPARATOR).zip(offsets.split(SEPARATOR)).any(own)
+}
+
 /// Shows a recovered record in the light queues that it names, where it is missing.
 pub(crate) fn to_light_queues(
     config: &StoreConfig,
-    queues: &Queues,
+    (queues, gaps): (&Queues, &mut Gaps),
     record: &Record<'_>,
     known: &Known<'_>,
     entry: Entry,
@@ -94,9 +106,6 @@ pub(crate) fn to_light_queues(
     for (name, offset) in light_names(names).zip(offsets.split(SEPARATOR)) {
         let (Some(name), Ok(offset)) = (name, offset.parse::<i64>()) else { continue };
         let queue = queues.find_or_create(name, 0, false);
-        let state = &mut *queue.state.lock();
-        if state.put_at(offset, entry) {
-            queues.list(&queue, state, now_ms);
-        }
+        gaps.put(queues, &queue, Item::One(offset, entry), now_ms);
     }
 }

@@ -181,6 +181,8 @@ impl Store {
                 index_ms: index_ms.max(checkpoint.index_ms),
                 logics_offset: last.start,
                 exact: true,
+                on_disk: last.start,
+                taken: (last.taken.through >= 0).then_some(last.taken),
                 ..*checkpoint
             };
         }

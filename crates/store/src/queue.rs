@@ -12,15 +12,20 @@ use parking_lot::Mutex;
 
 use crate::api::{Entry, Wait};
 use crate::batch_queue::{BatchEntry, Batches};
+use crate::scan::MIN_RECORD;
 use crate::store::Store;
 
 /// Size field of an entry that only fills a place (Java: pre-blank).
 pub(crate) const BLANK_SIZE: i32 = i32::MAX;
 
 /// Offsets that are further away are damage: no CRC covers them.
-const MAX_OFFSET: i64 = 1 << 50;
+pub(crate) const MAX_OFFSET: i64 = 1 << 50;
+/// No log reaches further.
+const MAX_PLACE: i64 = 1 << 60;
 /// Entries that recovery fills in at most.
 const MAX_GAP: i64 = 16 << 20;
+/// Entries that it fills in wherever the log begins.
+const MIN_GAP: i64 = 1 << 16;
 
 impl Entry {
     /// An entry that fills a place below the minimum offset.
@@ -54,7 +59,7 @@ impl Entry {
             size: i32::from_be_bytes(size),
             tags_code: i64::from_be_bytes(tags),
         };
-        (entry.physical_offset >= 0 && entry.size > 0).then_some(entry)
+        ((0..=MAX_PLACE).contains(&entry.physical_offset) && entry.size > 0).then_some(entry)
     }
 }
 
@@ -152,7 +157,8 @@ impl State {
             // The queue's former files are gone; its numbering goes on.
             (self.min, self.next, self.flushed) = (offset, offset, offset);
         }
-        if offset - self.next > MAX_GAP {
+        // Every message in the gap had a record in front of this one's.
+        if offset - self.next > (entry.physical_offset / MIN_RECORD).clamp(MIN_GAP, MAX_GAP) {
             return false;
         }
         // A misaligned entry would shift every later offset, so a gap is filled.

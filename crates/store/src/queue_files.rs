@@ -143,8 +143,8 @@ impl Layout {
         let End { slot, last, is_clean } = self.good_end(disk, listed, &head, batch_of, valid)?;
         let first = self.entry_at(&head, 0, batch_of)?;
         let next = last.map_or(0, |batch| batch.end());
+        // The minimum follows from the log's; see `Queues::raise_min`.
         let state = State {
-            min: first.filter(valid).map_or(0, |batch| batch.base),
             next,
             flushed: next,
             first_file: Some(listed[0].start),

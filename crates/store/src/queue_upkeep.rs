@@ -79,7 +79,7 @@ impl Queues {
     /// Makes `min`, which stands in `slot`, the minimum, and deletes the leading files below it.
     fn forget_below(&self, queue: &Queue, slot: i64, min: i64) -> io::Result<()> {
         let mut state = queue.state.lock();
-        state.min = state.min.max(min);
+        state.min = state.min.max(min).min(state.next);
         let layout = self.layout(queue);
         let last_file = layout.file_of((state.flushed_slot() - 1).max(0));
         let mut gone = Vec::new();
@@ -121,7 +121,24 @@ impl Queues {
                 low = middle + 1;
             }
         }
-        Ok(live(low)?.map(|(at, _)| at))
+        let Some((mut min, _)) = live(low)? else { return Ok(None) };
+        // A damaged entry may have misled the halving: what is in front is looked at as well.
+        let (lowest, per_file) = (queue.min_offset(), self.layout(queue).per_file());
+        let mut block = [Entry::default(); BLOCK];
+        let mut at = min;
+        while at > lowest && min - at < BLOCK as i64 {
+            // Entries come from one file at a time.
+            let file = (at - 1) / per_file * per_file;
+            let from = (at - BLOCK as i64).max(lowest).max(file);
+            let wanted = (at - from) as usize;
+            let found = self.entries(queue, from, &mut block[..wanted], Wait::MayBlock)?;
+            let is_live = |e: &Entry| !e.is_blank() && e.physical_offset >= log_min;
+            if let Some(first) = block[..found.unwrap_or(0)].iter().position(is_live) {
+                min = from + first as i64;
+            }
+            at = from;
+        }
+        Ok(Some(min))
     }
 
     /// The first entry at or after `from` that has a record; reads files.

@@ -189,13 +189,23 @@ impl Queues {
         Ok(())
     }
 
-    /// Takes a topic out of the table and marks its queues.
-    pub(crate) fn forget_topic(&self, topic: &str) {
+    /// Takes a topic out of the table, marks its queues, and returns how many offsets they had
+    /// given away.
+    pub(crate) fn forget_topic(&self, topic: &str) -> i64 {
         let gone = self.table.write().remove(topic).unwrap_or_default();
+        let mut taken = 0;
         for queue in &gone {
-            queue.state.lock().deleted = true;
+            let mut state = queue.state.lock();
+            state.deleted = true;
+            taken += state.next;
         }
         self.handles.lock().forget(|(uid, _)| gone.iter().any(|queue| queue.uid == *uid));
+        taken
+    }
+
+    /// Offsets that all queues have given away.
+    pub(crate) fn taken(&self) -> i64 {
+        self.all().iter().map(|queue| queue.state.lock().next).fold(0, i64::wrapping_add)
     }
 
     /// Notes that `queue` has new entries; called under its lock. Returns whether the background

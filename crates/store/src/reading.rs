@@ -8,9 +8,10 @@ use wire::record::{self, Scanned};
 use wire::text::{hash_onto, java_hash};
 
 use crate::api::{At, Edge, Entry, Fetch, FetchStatus, ReadLimit, Wait};
+use crate::batch_queue::first_offset;
 use crate::commit_log::Got;
 use crate::index::key_hash;
-use crate::light::LIGHT_PREFIX;
+use crate::light::{LIGHT_PREFIX, light_offset};
 use crate::queue::{BLANK_SIZE, Queue};
 use crate::queues::BLOCK;
 use crate::store::Store;
@@ -108,7 +109,7 @@ impl Store {
         let max_messages = limit.max_messages.max(1);
         let end = max.min(from + SCAN_ENTRIES.max(max_messages as i64));
         let mut block = [Entry::default(); BLOCK];
-        let mut picks = [(0, 0); PICKS];
+        let (mut picks, mut offsets) = ([(0, 0); PICKS], [0; PICKS]);
         let (mut in_picks, mut picked, mut bytes, mut messages) = (0, 0, 0, 0);
         let mut removed = false;
         let mut at = from;
@@ -140,10 +141,11 @@ impl Store {
                         break 'queue;
                     }
                     if in_picks == PICKS {
-                        messages += self.read_picks(queue, &picks, wait, out)?;
+                        messages += self.read_picks(queue, (&picks, &offsets), wait, out)?;
                         in_picks = 0;
                     }
                     picks[in_picks] = (entry.physical_offset, len);
+                    offsets[in_picks] = at;
                     in_picks += 1;
                     picked += 1;
                     bytes += len;
@@ -151,21 +153,25 @@ impl Store {
                 at += 1;
             }
         }
-        messages += self.read_picks(queue, &picks[..in_picks], wait, out)?;
+        let rest = (&picks[..in_picks], &offsets[..in_picks]);
+        messages += self.read_picks(queue, rest, wait, out)?;
         Ok((at, messages, removed || messages < picked))
     }
 
     /// Appends a queue's records at ascending positions to `out` and returns how many there were.
+    /// Their queue offsets are known too, so that what a damaged entry points to is not shown.
     pub(crate) fn read_picks(
         &self,
         queue: &Queue,
-        picks: &[(i64, usize)],
+        (picks, offsets): (&[(i64, usize)], &[i64]),
         wait: Wait,
         out: &mut Vec<u8>,
     ) -> Result<usize, Cold> {
         let file_size = self.log().file_size();
         let mut good = 0;
         let mut at = 0;
+        // Picks to be read one by one, because one of them is not possible.
+        let mut alone = 0;
         loop {
             let hot = self.log().copy_hot(&picks[at..], out);
             good += hot;
@@ -180,6 +186,7 @@ impl Store {
                     || span > MERGED
                     || span > WASTE * useful
                     || next / file_size != start / file_size
+                    || alone > 0
                 {
                     break;
                 }
@@ -189,9 +196,17 @@ impl Store {
             let before = out.len();
             match self.log().read_file(start, (end - start) as usize, wait, out) {
                 Got::Cold => return Err(Cold),
+                Got::Gone if until > at + 1 => {
+                    alone = until - at;
+                    continue;
+                }
                 Got::Gone => {}
-                Got::Bytes => good += compact(queue, out, before, start, &picks[at..until]),
+                Got::Bytes => {
+                    let span = (&picks[at..until], &offsets[at..until]);
+                    good += compact(queue, out, before, start, span);
+                }
             }
+            alone = alone.saturating_sub(until - at);
             at = until;
         }
     }
@@ -315,13 +330,13 @@ fn compact(
     out: &mut Vec<u8>,
     before: usize,
     start: i64,
-    picks: &[(i64, usize)],
+    (picks, offsets): (&[(i64, usize)], &[i64]),
 ) -> usize {
     let mut good = 0;
     let mut free = before;
-    for &(at, len) in picks {
+    for (&(at, len), &offset) in picks.iter().zip(offsets) {
         let from = before + (at - start) as usize;
-        if is_good(queue, at, &out[from..from + len]) {
+        if is_good(queue, offset, at, &out[from..from + len]) {
             out.copy_within(from..from + len, free);
             free += len;
             good += 1;
@@ -331,14 +346,20 @@ fn compact(
     good
 }
 
-/// Whether these bytes are an undamaged record of a queue that stands where it says.
-fn is_good(queue: &Queue, at: i64, bytes: &[u8]) -> bool {
+/// Whether these bytes are an undamaged record that stands where it says, with this offset in the
+/// queue.
+fn is_good(queue: &Queue, offset: i64, at: i64, bytes: &[u8]) -> bool {
     let Ok(Scanned::Record(record)) = record::scan(bytes) else { return false };
-    let of_queue = queue.topic().starts_with(LIGHT_PREFIX)
-        || (record.topic(), record.queue_id()) == (queue.topic(), queue.id());
+    let own = if queue.topic().starts_with(LIGHT_PREFIX) {
+        light_offset(&record, queue.topic(), offset)
+    } else {
+        let first = if queue.is_batch() { first_offset(&record) } else { None };
+        (record.topic(), record.queue_id()) == (queue.topic(), queue.id())
+            && first.unwrap_or(record.queue_offset()) == offset
+    };
     let good = record.total_len() == bytes.len()
         && record.physical_offset() == at
-        && of_queue
+        && own
         && record.check_crc().is_ok();
     if !good {
         tracing::error!(at, topic = queue.topic(), queue = queue.id(), "damaged record left out");

@@ -18,11 +18,12 @@ use wire::record::{TRANSACTION_COMMIT, TRANSACTION_MASK};
 
 use crate::api::{Entry, FlushMode, OpenError, StoreConfig, Wait};
 use crate::batch_queue::BatchEntry;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Taken};
 use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::disk::Disk;
 use crate::dispatch;
+use crate::gaps::Gaps;
 use crate::index::Index;
 use crate::index_file::Shape;
 use crate::lock_file;
@@ -87,14 +88,6 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
     )?;
     let crashed = lock_file::was_aborted(disk, root);
     let checkpoint = Checkpoint::load(disk, &root.join("checkpoint"));
-    let mut index_from = None;
-    let mut index = None;
-    if config.index {
-        let shape = Shape { slots: config.max_index_slots, entries: config.max_index_entries };
-        let (opened, from) = Index::open(disk, root.join("index"), shape, crashed)?;
-        index_from = from;
-        index = Some(opened);
-    }
     let dir = root.join("consumequeue");
     if disk.exists(&dir.join("CURRENT")) {
         let reason = "a RocksDB consume queue; export it with Java first".into();
@@ -106,7 +99,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         now_ms: clock.now_ms(),
         log,
         queues: Queues::new(disk.clone(), root.clone(), layouts),
-        index,
+        index: None,
         deleted: DeletedTopics::load(disk, root)?,
         checkpoint,
         crashed,
@@ -118,6 +111,13 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         delivered: VecDeque::new(),
     };
     let cut = recovery.load_queues_up_to_certain()?;
+    let mut index_from = None;
+    if config.index {
+        let shape = Shape { slots: config.max_index_slots, entries: config.max_index_entries };
+        let (index, from) = Index::open(disk, root.join("index"), shape, recovery.crashed)?;
+        index_from = from;
+        recovery.index = Some(index);
+    }
     let io = OpenError::io(root);
     let from = cut.min(index_from.unwrap_or(i64::MAX)).max(recovery.log.min());
     let (end, last) = recovery.scan(from, index_from).map_err(io)?;
@@ -150,6 +150,13 @@ impl Recovery<'_> {
 
     fn load_ordinary_and_batch(&mut self) -> Result<i64, OpenError> {
         let log_min = self.log.min();
+        if self.config.rebuild {
+            return self.rebuild_queues();
+        }
+        if !self.crashed && self.goes_on().map_err(OpenError::io(&self.config.root))? {
+            tracing::warn!("there is more than a clean stop left; taken for a crash");
+            self.crashed = true;
+        }
         if !self.crashed {
             self.load_queues(i64::MAX)?;
             if self.odd_queues {
@@ -160,7 +167,7 @@ impl Recovery<'_> {
                 return Ok(log_min);
             }
             let good = self.queues_agree(newest).map_err(OpenError::io(&self.config.root))?;
-            if good {
+            if good && self.all_taken(|taken| taken.through) {
                 return Ok(newest.physical_offset);
             }
             tracing::warn!("stopped cleanly, but queues and log differ");
@@ -170,7 +177,33 @@ impl Recovery<'_> {
         self.load_queues(cut)?;
         // Somebody removed the queues, which asks for all of them to be rebuilt.
         let removed = self.newest.is_none() && cut > log_min;
-        if removed || self.odd_queues { self.rebuild_queues() } else { Ok(cut) }
+        let whole = cut != self.checkpoint.logics_offset || self.all_taken(|taken| taken.before);
+        if removed || self.odd_queues || !whole { self.rebuild_queues() } else { Ok(cut) }
+    }
+
+    /// Whether records follow the one that was the last when the store said so.
+    fn goes_on(&self) -> io::Result<bool> {
+        let mut scanner = Scanner::new(&self.log);
+        let Step::Record(last) = scanner.step(self.checkpoint.logics_offset)? else {
+            return Ok(false);
+        };
+        let mut next = self.checkpoint.logics_offset + last.total_len() as i64;
+        if let Step::Blank(start) = scanner.step(next)? {
+            next = start;
+        }
+        Ok(self.checkpoint.exact && matches!(scanner.step(next)?, Step::Record(_)))
+    }
+
+    /// Whether the files of the queues hold as many offsets as the checkpoint says, if it does.
+    fn all_taken(&self, wanted: impl Fn(Taken) -> i64) -> bool {
+        let Some(wanted) = self.checkpoint.taken.map(wanted).filter(|taken| *taken >= 0) else {
+            return true;
+        };
+        let found = self.queues.taken();
+        if found != wanted {
+            tracing::warn!(found, wanted, "queue offsets are missing or too many");
+        }
+        found == wanted
     }
 
     /// Forgets what the queues' files say; all of it is made again from the log.
@@ -190,6 +223,7 @@ impl Recovery<'_> {
         let kept = Checkpoint {
             master_flushed: self.checkpoint.master_flushed,
             confirm: self.checkpoint.confirm,
+            on_disk: self.checkpoint.on_disk.max(self.checkpoint.logics_offset),
             ..Checkpoint::default()
         };
         if self.checkpoint != kept {
@@ -343,15 +377,19 @@ impl Recovery<'_> {
         let log = &self.log;
         // Below, records were on disk; a bad one there is damage, not the end.
         let newest = self.newest.filter(|_| !self.crashed);
-        let trusted = newest.map_or(0, |e| e.physical_offset).max(self.checkpoint.logics_offset);
+        let known = self.checkpoint.logics_offset.max(self.checkpoint.on_disk);
+        let trusted = newest.map_or(0, |e| e.physical_offset).max(known);
+        let trusted = if self.config.rebuild { i64::MAX } else { trusted };
         let mut scanner = Scanner::new(log);
         let mut last = LastRecord::default();
         let (mut at, mut settled) = (from, from);
         let mut marker = None;
+        let mut gaps = Gaps::default();
         let end = loop {
             match scanner.step(at)? {
                 Step::Record(record) => {
-                    last = LastRecord { start: at, timestamp_ms: record.store_timestamp() };
+                    let timestamp_ms = record.store_timestamp();
+                    last = LastRecord { start: at, timestamp_ms, ..LastRecord::default() };
                     at += record.total_len() as i64;
                     self.records += 1;
                     if record.prepared_offset() > 0
@@ -364,7 +402,7 @@ impl Recovery<'_> {
                     }
                     dispatch::to_queue(
                         self.config,
-                        &self.queues,
+                        (&self.queues, &mut gaps),
                         &self.deleted,
                         &record,
                         self.now_ms,
@@ -400,6 +438,7 @@ impl Recovery<'_> {
                 }
             }
         };
+        gaps.settle(&self.queues, self.now_ms);
         Ok((end, last))
     }
 
@@ -432,7 +471,8 @@ impl Recovery<'_> {
         }
         self.log.sync_files(from, end)?;
         self.deleted.clamp(end)?;
-        self.log.start_at(end, last);
+        let taken = Taken { before: -1, through: self.queues.taken() };
+        self.log.start_at(end, LastRecord { taken, ..last });
         for queue in self.to_clear.iter().filter(|_| self.crashed) {
             self.queues.clear_stale(queue)?;
         }

@@ -10,10 +10,11 @@ use wire::record::{self, Record, Scanned};
 
 use crate::api::Wait;
 use crate::commit_log::CommitLog;
+use crate::queue_files::has_data;
 
 const BUFFER: i64 = 4 << 20;
 /// The smallest record.
-const MIN_RECORD: i64 = 91;
+pub(crate) const MIN_RECORD: i64 = 91;
 
 /// What stands at a position.
 #[derive(Debug)]
@@ -116,7 +117,12 @@ impl<'a> Scanner<'a> {
     pub(crate) fn resume(&mut self, at: i64) -> io::Result<Option<i64>> {
         let size = self.log.file_size();
         let file_end = at - at % size + size;
-        for candidate in at + 1..=file_end - MIN_RECORD {
+        let rest = self.log.segment_at(at).map(|segment| {
+            // The zeros behind the end of a log may be a gigabyte.
+            has_data(&segment.file, at + 1 - segment.start, size)
+        });
+        let last = if rest.transpose()?.unwrap_or(false) { file_end - MIN_RECORD } else { at };
+        for candidate in at + 1..=last {
             let Some(head) = self.window(candidate, 36)? else { break };
             if head[28..36] == candidate.to_be_bytes()
                 && matches!(self.step(candidate)?, Step::Record(_))

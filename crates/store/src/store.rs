@@ -17,7 +17,7 @@ use wire::record::{
 };
 
 use crate::api::{AppendRefused, Appended, Entry, OpenError, Poisoned, StoreConfig, Watermarks};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Taken};
 use crate::commit_log::{CommitLog, LastRecord, Pending};
 use crate::deleted::DeletedTopics;
 use crate::disk::Disk;
@@ -237,11 +237,13 @@ impl Store {
         let at = self.place(pending, len, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
         let one = (record, known, count);
+        let (before, next) = (pending.last.taken.through, state.next);
         let place = self.put(queue, state, &mut pending.bytes, one, at, timestamp_ms);
+        let taken = Taken { before, through: before + state.next - next };
         let mut wake = self.list(queue, state, now_ms);
         wake |= self.push_keys(queue, record, known, place);
         let end = at + len as i64;
-        self.log.publish(pending, end, LastRecord { start: at, timestamp_ms });
+        self.log.publish(pending, end, LastRecord { start: at, timestamp_ms, taken });
         Ok((Appended { place, end, len }, wake))
     }
 
@@ -282,18 +284,22 @@ impl Store {
         let start = self.place(&mut pending, total, now_ms)?;
         let timestamp_ms = now_ms.max(pending.last.timestamp_ms);
         let (mut at, mut last) = (start, start);
+        let mut taken = pending.last.taken;
         for (record, known) in records {
             let one = (record, known, 1);
+            let next = state.next;
             let place = self.put(queue, state, &mut pending.bytes, one, at, timestamp_ms);
             wake |= self.list(queue, state, now_ms);
             wake |= self.push_keys(queue, record, known, place);
+            let before = taken.through;
+            taken = Taken { before, through: before + state.next - next };
             physical.push(at);
             last = at;
             let len = record.encoded_len();
             at += len as i64;
             first.get_or_insert((place, len));
         }
-        self.log.publish(&mut pending, at, LastRecord { start: last, timestamp_ms });
+        self.log.publish(&mut pending, at, LastRecord { start: last, timestamp_ms, taken });
         drop(pending);
         self.wake_for(wake, at);
         let nothing =
@@ -430,13 +436,20 @@ impl Store {
     pub fn delete_topic(&self, topic: &str) -> io::Result<()> {
         self.queues.remove_topic(topic, || {
             let mut deleted = self.deleted.lock();
-            let end = {
-                let _pending = self.log.lock_pending();
-                self.queues.forget_topic(topic);
-                self.log.appended()
-            };
-            deleted.add(topic, end)
+            let end = self.log.forget_taken(|| self.queues.forget_topic(topic));
+            deleted.add(topic, end)?;
+            self.forget_taken()
         })
+    }
+
+    /// What the checkpoint says of all queues together is no longer true: a kill right now must not
+    /// look like damage.
+    fn forget_taken(&self) -> io::Result<()> {
+        let mut checkpoint = self.checkpoint.lock();
+        if checkpoint.taken.take().is_none() {
+            return Ok(());
+        }
+        checkpoint.save(&self.config.disk, &self.config.root.join("checkpoint"))
     }
 
     /// Stops cleanly: refuses appends, writes and syncs everything, removes the `abort` mark and
