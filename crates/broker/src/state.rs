@@ -140,6 +140,11 @@ impl Broker {
         let pops = Pops::load(&journal, &topics, &store, &offsets)?;
         let parts = (&topics, &*store, &offsets);
         pops.take_over(timers.take_java_pops(), &folder, parts, clock.now_ms());
+        // What was taken over must be ours on disk before the store says so.
+        pops.turn_end(&offsets, clock.now_ms());
+        pops.save()?;
+        offsets.save();
+        store.claim()?;
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -253,6 +258,7 @@ impl Broker {
         self.readers.stop();
         self.transactions.save(self, self.clock.now_ms());
         self.timers.save(self, self.clock.now_ms());
+        self.timers.leave_to_java(self, self.clock.now_ms());
         self.pops.turn_end(&self.offsets, self.clock.now_ms());
         self.pops.housekeeping();
         self.groups.save_new();

@@ -18,7 +18,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use net::Refusal;
 use parking_lot::Mutex;
-use store::{At, Entry, Store, TIMER_DELETE, TIMER_TOPIC, Wait, timer_due_ms};
+use store::{
+    At, Entry, Queue, Store, TIMER_DELETE, TIMER_TOPIC, TimerCheck, TimerFiles, Wait, WaitingTimer,
+    timer_due_ms,
+};
 use wire::codes::response;
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Record, Scanned};
@@ -140,6 +143,18 @@ pub struct Timers {
     next_due: AtomicI64,
     /// Pops of a Java broker that waited here.
     java_pops: Mutex<Vec<Word>>,
+    files: TimerFiles,
+    told: Mutex<Told>,
+}
+
+/// What Java's files have been told in this run.
+#[derive(Default)]
+struct Told {
+    /// Up to here the log must be on disk before they say anything new: what a Java broker had
+    /// delivered is then marked.
+    from: Option<i64>,
+    /// The oldest record that may wait.
+    offset: Option<i64>,
 }
 
 /// When a message is due, as its properties ask for it. `None`: at once.
@@ -234,16 +249,16 @@ impl Timers {
         let mut delivered = store.delivered_before_start().to_vec();
         delivered.sort_unstable();
         // A store that a Java broker has left: what its wheel had passed is delivered.
-        let passed_ms = match offsets.get(GROUP, TIMER_TOPIC, 0) {
-            Some(_) => i64::MIN,
-            None => java_read_ms(&config_dir.join("timercheck")).unwrap_or(i64::MIN),
-        };
+        let files = TimerFiles::new(store.disk(), config_dir.parent().unwrap_or(config_dir));
+        let left = files.check().filter(|check| !check.own);
         let timers = Timers {
             metrics: TimerMetrics::load(config_dir.join("timermetrics")),
             marks,
             state: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
             java_pops: Mutex::default(),
+            files,
+            told: Mutex::default(),
         };
         let mut java = HashMap::new();
         let mut block = [Entry::default(); 128];
@@ -256,7 +271,7 @@ impl Timers {
                     if delivered.binary_search(&entry.physical_offset).is_ok() {
                         timers.marks.settle(offset); // its mark was lost by a kill
                     } else {
-                        timers.found(store, offset, *entry, passed_ms, &mut java);
+                        timers.found(store, offset, *entry, left, &mut java);
                     }
                 }
                 offset += 1;
@@ -272,17 +287,18 @@ impl Timers {
         timers
     }
 
-    /// Takes one record of the queue in, at start.
+    /// Takes one record of the queue in, at start. `left` is what a Java broker said in the end.
     fn found(
         &self,
         store: &Store,
         offset: i64,
         entry: Entry,
-        passed_ms: i64,
+        left: Option<TimerCheck>,
         java: &mut HashMap<(String, i64), i64>,
     ) {
         let mut due_ms = entry.tags_code;
-        if entry.tags_code & TIMER_DELETE != 0 || entry.tags_code < SMALLEST_TIME {
+        let of_java = left.is_some() || entry.tags_code < SMALLEST_TIME;
+        if entry.tags_code & TIMER_DELETE != 0 || of_java {
             let mut bytes = Vec::new();
             store.at(entry.physical_offset, Wait::MayBlock, &mut bytes);
             let Ok(Scanned::Record(record)) = record::scan(&bytes) else { return };
@@ -290,7 +306,7 @@ impl Timers {
             let out = properties::get(text, properties::TIMER_OUT_MS).and_then(|t| t.parse().ok());
             let Some(out_ms) = out else { return };
             due_ms = timer_due_ms(out_ms);
-            if out_ms < passed_ms {
+            if left.is_some_and(|left| left.passed(offset, out_ms)) {
                 return self.marks.settle(offset);
             }
             let real = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
@@ -300,8 +316,8 @@ impl Timers {
                 return self.marks.settle(offset);
             }
             let id = properties::get(text, properties::UNIQ_KEY).unwrap_or_default();
-            // A rolled message of Java's is there twice; the newer one counts.
-            if entry.tags_code < SMALLEST_TIME
+            // A message that Java has rolled is there twice; the newer one counts.
+            if of_java
                 && properties::get(text, properties::TIMER_DEL_UNIQKEY).is_none()
                 && let Some(old) = java.insert((id.to_owned(), out_ms), offset)
             {
@@ -346,6 +362,52 @@ impl Timers {
         };
         self.marks.save_progress(broker, first, now_ms);
         self.metrics.save(count);
+        self.tell_java(broker, now_ms);
+    }
+
+    /// Keeps `timercheck` such that a Java broker finds what waits after a kill.
+    fn tell_java(&self, broker: &Broker, now_ms: i64) {
+        let water = broker.store.watermarks();
+        let mut told = self.told.lock();
+        let from = match told.from {
+            Some(from) => from,
+            None if self.marks.are_written() => *told.from.insert(water.appended),
+            None => return,
+        };
+        let offset = broker.offsets.get(GROUP, TIMER_TOPIC, 0).unwrap_or(0);
+        if water.flushed < from || told.offset == Some(offset) {
+            return;
+        }
+        match self.files.begin(offset, now_ms) {
+            Ok(()) => told.offset = Some(offset),
+            Err(error) => tracing::error!(%error, "cannot save config/timercheck for a Java broker"),
+        }
+    }
+
+    /// Leaves what waits where a Java broker looks for it; for an orderly end.
+    pub fn leave_to_java(&self, broker: &Broker, now_ms: i64) {
+        if !self.marks.are_written() {
+            return; // Java's own files still tell what it had delivered
+        }
+        let mut timers: Vec<Timer> = {
+            let state = self.state.lock();
+            let timers = state.heap.iter().map(|Reverse(timer)| *timer);
+            timers.filter(|timer| state.waiting.contains(timer.offset)).collect()
+        };
+        timers.sort_unstable_by_key(|timer| timer.offset);
+        let queue = &self.marks.source.queue;
+        let end = queue.next_offset();
+        let for_java = |timer: &Timer| waiting_timer(&broker.store, queue, timer);
+        let waiting: Vec<WaitingTimer> = timers.iter().filter_map(for_java).collect();
+        let newest = Timer { due_ms: 0, offset: end - 1, physical_offset: 0 };
+        let newest = match timers.last() {
+            Some(last) if last.offset == newest.offset => None,
+            _ => waiting_timer(&broker.store, queue, &newest),
+        };
+        if let Err(error) = self.files.leave(&waiting, newest, end, now_ms) {
+            tracing::error!(%error, "cannot leave timers to a Java broker: one that opens this \
+                store would deliver some of them twice");
+        }
     }
 
     /// Behind the last record of the queue that messages wait in.
@@ -361,10 +423,22 @@ impl Timers {
     }
 }
 
-/// The time up to which Java's wheel was read: the first number of `timercheck`.
-fn java_read_ms(path: &Path) -> Option<i64> {
-    let bytes = std::fs::read(path).ok()?;
-    Some(i64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
+/// A timer as Java's files keep it; `None` when its record is gone.
+fn waiting_timer(store: &Store, queue: &Queue, timer: &Timer) -> Option<WaitingTimer> {
+    let entry = queue.entry(store, timer.offset)?;
+    let recalls = || {
+        let mut bytes = Vec::new();
+        store.at(entry.physical_offset, Wait::MayBlock, &mut bytes);
+        let Ok(Scanned::Record(record)) = record::scan(&bytes) else { return false };
+        properties::get(record.properties(), properties::TIMER_DEL_UNIQKEY).is_some()
+    };
+    Some(WaitingTimer {
+        due_ms: timer.due_ms,
+        physical_offset: entry.physical_offset,
+        size: entry.size,
+        recalls: entry.tags_code & TIMER_DELETE != 0
+            || entry.tags_code < SMALLEST_TIME && recalls(),
+    })
 }
 
 /// Delivers what is due and writes again what waits too long. Called at the end of every turn,

@@ -49,6 +49,7 @@ mod ring;
 mod scan;
 mod store;
 mod sync;
+mod timer_files;
 #[cfg(test)]
 mod testing;
 mod trash;
@@ -62,3 +63,4 @@ pub use journal::Journal;
 pub use keep::Keep;
 pub use light::{LIGHT_PREFIX, allows_light, light_names};
 pub use store::{Queue, Store};
+pub use timer_files::{TimerCheck, TimerFiles, WaitingTimer};
