@@ -124,7 +124,7 @@ mod tests {
         assert!(!take().of_java(), "a new store");
         take().claim().unwrap();
         assert!(!take().of_java());
-        fs::OpenOptions::new()
+        OpenOptions::new()
             .write(true)
             .open(dir.path().join("lock"))
             .and_then(|file| file.write_all_at(b"lock", 0))
