@@ -13,6 +13,7 @@ import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
 /** The client library of the original, connected to whichever server runs. */
@@ -69,6 +70,12 @@ final class Clients {
             Thread.sleep(50);
         }
         throw new IllegalStateException("no route of " + name);
+    }
+
+    void group(String name) throws Exception {
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupName(name);
+        admin.createAndUpdateSubscriptionGroupConfig(broker, config);
     }
 
     /** Every message of a queue, from its first offset to its end. */

@@ -115,6 +115,7 @@ final class Fill {
     }
 
     private void offsets() throws Exception {
+        clients.group(Clients.GROUP_OFFSETS);
         for (int queueId = 0; queueId < 4; queueId++) {
             UpdateConsumerOffsetRequestHeader header = new UpdateConsumerOffsetRequestHeader();
             header.setConsumerGroup(Clients.GROUP_OFFSETS);

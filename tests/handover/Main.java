@@ -4,7 +4,17 @@ public final class Main {
     }
 
     /** Runs one command against the server of the environment. */
-    public static void main(String[] words) throws Exception {
+    public static void main(String[] words) {
+        try {
+            run(words);
+            System.exit(0);
+        } catch (Exception e) {
+            e.printStackTrace();
+            System.exit(1); // threads of the client library would keep the process
+        }
+    }
+
+    private static void run(String[] words) throws Exception {
         Clients clients = new Clients();
         switch (words[0]) {
             case "fill" -> new Fill(clients, new Ledger(words[2]), Integer.parseInt(words[1])).all();
@@ -15,6 +25,5 @@ public final class Main {
             default -> throw new IllegalArgumentException(words[0]);
         }
         clients.close();
-        System.exit(0);
     }
 }

@@ -11,7 +11,6 @@ import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ExtraInfoUtil;
 import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
-import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 
 /** Pop and acknowledgement by the calls that the original's proxy uses. */
 final class Pop {
@@ -27,9 +26,7 @@ final class Pop {
     Pop(Clients clients, String topic) throws Exception {
         this.clients = clients;
         this.topic = topic;
-        SubscriptionGroupConfig group = new SubscriptionGroupConfig();
-        group.setGroupName(Clients.GROUP_POP);
-        clients.admin.createAndUpdateSubscriptionGroupConfig(clients.broker, group);
+        clients.group(Clients.GROUP_POP);
     }
 
     /** Pops until so many came or the time is over; the number that came. */

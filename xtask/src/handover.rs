@@ -186,7 +186,8 @@ impl Place {
         let settings = format!(
             "storePathRootDir={store}\nstorePathCommitLog={store}/commitlog\n\
              mappedFileSizeCommitLog=1048576\nmappedFileSizeConsumeQueue=2000\n\
-             enableLmq=false\nenableMultiDispatch=false\ntransactionCheckMax=1000\n"
+             enableLmq=false\nenableMultiDispatch=false\ntransactionCheckMax=1000\n\
+             recallMessageEnable=true\n"
         );
         std::fs::write(home.join("settings.properties"), settings)?;
         let program = suites::release(&tests.join(".."), "apogee");

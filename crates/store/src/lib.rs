@@ -30,6 +30,7 @@ pub mod disk;
 mod dispatch;
 mod files;
 mod flusher;
+mod foreign;
 mod handles;
 mod index;
 mod index_file;
@@ -59,6 +60,7 @@ pub use api::{
     ReadLimit, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, Wait, Watermarks,
     timer_due_ms,
 };
+pub use foreign::{RocksPart, rocksdb_parts};
 pub use journal::Journal;
 pub use keep::Keep;
 pub use light::{LIGHT_PREFIX, allows_light, light_names};

@@ -22,6 +22,7 @@ use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::disk::Disk;
 use crate::dispatch;
+use crate::foreign::refuse_rocksdb;
 use crate::index::Index;
 use crate::index_file::Shape;
 use crate::lock_file;
@@ -71,6 +72,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
     let watch = Stopwatch::start();
     let root = &config.root;
     let disk = &config.disk;
+    refuse_rocksdb(disk, root)?;
     let log = CommitLog::open(
         disk,
         &config.commit_log_dir,
@@ -87,11 +89,6 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
         let (opened, from) = Index::open(disk, root.join("index"), shape, crashed)?;
         index_from = from;
         index = Some(opened);
-    }
-    let dir = root.join("consumequeue");
-    if disk.exists(&dir.join("CURRENT")) {
-        let reason = "a RocksDB consume queue; export it with Java first".into();
-        return Err(OpenError::Layout { path: dir, reason });
     }
     let layouts = Layout::both(config)?;
     let mut recovery = Recovery {
