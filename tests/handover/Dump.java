@@ -18,7 +18,7 @@ final class Dump {
     private static final List<String> INNER = List.of("SCHEDULE_TOPIC_XXXX",
         "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC", "rmq_sys_wheel_timer");
     /** One in so many messages is looked up by its key and ids, too. */
-    private static final int SAMPLE = 41;
+    private static final int SAMPLE = 37;
 
     private final Clients clients;
     private final PrintWriter out;
@@ -55,7 +55,6 @@ final class Dump {
             offset(Clients.GROUP_OFFSETS, "HandNormal", queueId);
             offset(Clients.GROUP_RETRY, "HandRetry", queueId);
         }
-        offset(Clients.GROUP_RETRY, "%RETRY%" + Clients.GROUP_RETRY, 0);
         out.close();
         System.out.printf("dumped %d messages, %d lookups%n", messages, lookups);
     }
@@ -63,7 +62,8 @@ final class Dump {
     private void queue(String topic, int queueId, boolean lookup) throws Exception {
         for (MessageExt m : clients.all(topic, queueId)) {
             out.println(Clients.describe(m));
-            if (lookup && messages++ % SAMPLE == 0) {
+            messages++;
+            if (lookup && m.getQueueOffset() % SAMPLE == 0) {
                 lookup(topic, m);
             }
         }

@@ -122,7 +122,7 @@ final class Fill {
             header.setTopic("HandNormal");
             header.setQueueId(queueId);
             // Ever smaller: as an operator sets them back.
-            header.setCommitOffset(100L * (queueId + 1) - 10L * number);
+            header.setCommitOffset(40L * (queueId + 1) - 10L * number);
             clients.api().updateConsumerOffset(clients.broker, header, 5000);
         }
     }

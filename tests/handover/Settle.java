@@ -53,6 +53,9 @@ final class Settle {
         producer.setNamesrvAddr(clients.namesrv);
         producer.setTransactionListener(new Fill.Decider(true));
         producer.start();
+        // The broker asks producers that it knows: those that have a route to it.
+        producer.fetchPublishMessageQueues("HandTransaction");
+        producer.getDefaultMQProducerImpl().getMqClientFactory().sendHeartbeatToAllBrokerWithLock();
         popped();
         long end = System.currentTimeMillis() + LIMIT_MS;
         while (!judge(late, false) && System.currentTimeMillis() < end) {

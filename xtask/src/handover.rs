@@ -234,7 +234,8 @@ impl Place {
     fn client(&self, words: &[&str], summary: &mut Summary) -> Result<()> {
         let output = self.command(words).stderr(Stdio::inherit()).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        for line in text.lines() {
+        // Its log library speaks on the same channel.
+        for line in text.lines().filter(|line| !line.contains("|-") && !line.is_empty()) {
             println!("handover: {line}");
             let numbers: Vec<usize> =
                 line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();

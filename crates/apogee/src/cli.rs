@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::check_java;
+
 /// A message broker that any Apache RocketMQ client can use unchanged.
 ///
 /// Without a subcommand: name server and broker in one process, nothing to configure.
@@ -80,6 +82,17 @@ pub enum Role {
         #[command(flatten)]
         common: Common,
     },
+    /// Looks at a store that nobody serves at the moment.
+    #[command(subcommand)]
+    Store(StoreTool),
+}
+
+/// What to do with a store.
+#[derive(Debug, Subcommand)]
+pub enum StoreTool {
+    /// Says what would happen if Apogee opened a directory of the Java original. Changes nothing.
+    /// Exit code: 0 fine, 1 with warnings, 2 refused.
+    CheckJava(check_java::Options),
 }
 
 impl Cli {
@@ -87,7 +100,7 @@ impl Cli {
     pub fn common(&self) -> &Common {
         match &self.role {
             Some(Role::Namesrv { common, .. } | Role::Broker { common, .. }) => common,
-            None => &self.all.common,
+            Some(Role::Store(_)) | None => &self.all.common,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Plan {
             Some(Role::Broker { config, namesrv, data, .. }) => {
                 plan.add_broker(config.as_deref(), namesrv.as_deref(), data)?;
             }
+            Some(Role::Store(_)) => {}
         }
         Ok(plan)
     }

@@ -380,7 +380,9 @@ impl Timers {
         }
         match self.files.begin(offset, now_ms) {
             Ok(()) => told.offset = Some(offset),
-            Err(error) => tracing::error!(%error, "cannot save config/timercheck for a Java broker"),
+            Err(error) => {
+                tracing::error!(%error, "cannot save config/timercheck for a Java broker")
+            }
         }
     }
 

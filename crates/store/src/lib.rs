@@ -50,9 +50,9 @@ mod ring;
 mod scan;
 mod store;
 mod sync;
-mod timer_files;
 #[cfg(test)]
 mod testing;
+mod timer_files;
 mod trash;
 
 pub use api::{
@@ -64,5 +64,6 @@ pub use foreign::{RocksPart, rocksdb_parts};
 pub use journal::Journal;
 pub use keep::Keep;
 pub use light::{LIGHT_PREFIX, allows_light, light_names};
+pub use lock_file::store_holder;
 pub use store::{Queue, Store};
 pub use timer_files::{TimerCheck, TimerFiles, WaitingTimer};

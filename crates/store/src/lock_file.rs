@@ -84,6 +84,14 @@ impl Drop for StoreLock {
     }
 }
 
+/// The process that has the store at `root` open; 0 when it is hidden from us. Not for a process
+/// that has a store open itself: it would let go of its lock.
+pub fn store_holder(root: &Path) -> Option<i32> {
+    let file = OpenOptions::new().read(true).open(root.join("lock")).ok()?;
+    let holder = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).ok().flatten()?;
+    Some(holder.pid.map_or(0, |pid| pid.as_raw_nonzero().get()))
+}
+
 /// Whether the last user of the store did not stop cleanly.
 pub(crate) fn was_aborted(disk: &Disk, root: &Path) -> bool {
     disk.exists(&root.join("abort"))
