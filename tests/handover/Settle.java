@@ -7,6 +7,7 @@ import java.util.Set;
 import java.util.TreeSet;
 
 import org.apache.rocketmq.client.producer.TransactionMQProducer;
+import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 
 /** Waits for everything that a ledger says is to come, and says what did not and what came twice. */
@@ -53,8 +54,8 @@ final class Settle {
         producer.setNamesrvAddr(clients.namesrv);
         producer.setTransactionListener(new Fill.Decider(true));
         producer.start();
-        // The broker asks producers that it knows: those that have a route to it.
-        producer.fetchPublishMessageQueues("HandTransaction");
+        // The broker asks producers that it knows: those that have sent something to it.
+        producer.send(new Message("HandWake", Clients.bytes("wake")));
         producer.getDefaultMQProducerImpl().getMqClientFactory().sendHeartbeatToAllBrokerWithLock();
         popped();
         long end = System.currentTimeMillis() + LIMIT_MS;

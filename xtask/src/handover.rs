@@ -21,7 +21,8 @@ const NOT_HERE: i32 = 77;
 /// yet more than ten log files.
 const LOAD: Duration = Duration::from_secs(8);
 /// Topics that get messages by themselves while nobody sends.
-const MOVING: [&str; 8] = [
+const MOVING: [&str; 9] = [
+    "HandWake",
     "HandLater",
     "HandTransaction",
     "%RETRY%HandRetryGroup",

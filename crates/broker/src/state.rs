@@ -128,7 +128,7 @@ impl Broker {
         let store = Store::open(store_config(&config, &saved, disk), clock.clone())?;
         let topics = Topics::open(path, saved, Arc::clone(&store), clock.clone(), &config);
         let groups = Groups::load(folder.join("subscriptionGroup.json"), clock.clone())?;
-        let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
+        let offsets = Offsets::load(folder.join("consumerOffset.json"), config.enable_lmq)?;
         offsets.cut_to(|name, id| Some(topics.queue(name, id)?.queue.next_offset()));
         let levels = config.delay_levels_ms().to_vec();
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;

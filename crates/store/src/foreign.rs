@@ -20,12 +20,11 @@ pub struct RocksPart {
 }
 
 const QUEUES: &str = "consume queues (storeType=defaultRocksDB)";
-const QUEUES_FIRST: &str = "stop the Java broker, move this directory aside, set storeType=default \
-    and start the Java broker once: it makes the queues anew from the commit log";
+const QUEUES_FIRST: &str = "stop the Java broker and move this directory aside: the queues are made \
+    anew from the commit log; leave storeType=defaultRocksDB out of the configuration";
 const METADATA: &str = "topics, groups or offsets (metadata in RocksDB)";
 const METADATA_FIRST: &str = "write config/topics.json, config/subscriptionGroup.json and \
-    config/consumerOffset.json with mqadmin rocksDBConfigToJson, move this directory aside and \
-    start the Java broker once with storeType=default";
+    config/consumerOffset.json with mqadmin rocksDBConfigToJson and move this directory aside";
 const FEATURES: &str = "timers, half messages or index entries (timerRocksDBEnable, \
     transRocksDBEnable, indexRocksDBEnable)";
 const FEATURES_FIRST: &str = "switch the three settings off in the Java broker, wait until nothing \
@@ -118,7 +117,7 @@ mod tests {
             let current = format!("{name}/CURRENT");
             let disk = disk_with(&[(current.as_str(), b"M")]);
             let error = refuse_rocksdb(&disk, Path::new("/s")).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("start the Java broker"), "{error}");
+            assert!(error.contains(name) && error.contains("aside"), "{error}");
         }
     }
 }

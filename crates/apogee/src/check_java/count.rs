@@ -38,6 +38,13 @@ pub(super) fn count(root: &Path, log: &Log, report: &mut Report) -> Result<()> {
     report.counts.push(("messages in queues, those of the broker's own included", messages));
     report.counts.push(("bytes of commit log", end - log_min));
     report.counts.push(("log files", log.files.len() as i64));
+    if queues == 0 && end > log_min {
+        report.warnings.push(
+            "there are no consume queues: they are made anew from the commit log, and what waits \
+             is not counted here"
+                .into(),
+        );
+    }
     if let Some(item) = newest.filter(|item| log.at(item.physical, |_| ()).is_none()) {
         report.warnings.push(format!(
             "the queues name a record at {} that is not in the log: the queues are made anew",

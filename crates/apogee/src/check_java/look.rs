@@ -98,13 +98,21 @@ impl Log {
         }
     }
 
-    /// The end of the last good record from an offset on, within one file.
+    /// The end of the last good record from an offset on.
     pub(super) fn end_from(&self, offset: i64) -> i64 {
         let mut end = offset;
-        while let Some(len) = self.at(end, |record| record.total_len() as i64) {
-            end += len;
+        loop {
+            if let Some(len) = self.at(end, |record| record.total_len() as i64) {
+                end += len;
+                continue;
+            }
+            // What is left of a file is blank when the next one goes on.
+            let next = self.files.iter().find(|file| file.start > end).map(|file| file.start);
+            match next.filter(|start| self.at(*start, |_| ()).is_some()) {
+                Some(start) => end = start,
+                None => return end,
+            }
         }
-        end
     }
 }
 
