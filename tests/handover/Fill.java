@@ -167,6 +167,15 @@ final class Fill {
         if (!seen.await(40, TimeUnit.SECONDS)) {
             throw new IllegalStateException("the consumer did not get its messages");
         }
+        // Each message is settled: what is shut down in between would be sent back twice.
+        long end = System.currentTimeMillis() + 20_000;
+        while (!consumer.getDefaultMQPushConsumerImpl().getRebalanceImpl().getProcessQueueTable()
+            .values().stream().allMatch(queue -> queue.getMsgCount().get() == 0)) {
+            if (System.currentTimeMillis() > end) {
+                throw new IllegalStateException("the consumer does not settle its messages");
+            }
+            Thread.sleep(20);
+        }
         consumer.shutdown();
         for (int i = 0; i < 8; i++) {
             if (i % 4 < 2) {
