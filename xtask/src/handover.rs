@@ -1,8 +1,8 @@
 //! `cargo xtask handover`: one store directory, served in turn by the original and by ours.
 //!
 //! Both servers get the same directory, ports and file sizes. The original's own client library
-//! fills whichever runs, writes down everything that it sees of it, and looks afterwards for what was
-//! to come; the program is in `tests/handover`. What one server showed the next one must show.
+//! fills whichever runs, writes down everything that it sees of it, and looks afterwards for what
+//! was to come; its program is in `tests/handover`. What one server showed the next must show.
 #![expect(clippy::print_stdout, reason = "the lines are what a person or CI reads")]
 
 use std::collections::{BTreeMap, BTreeSet};

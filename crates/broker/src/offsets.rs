@@ -1,6 +1,6 @@
 //! Committed offsets of consumer groups: in memory, on disk every few seconds and at the end.
-//! Java: `ConsumerOffsetManager`, and `LmqConsumerOffsetManager`, which has a file of its own for all
-//! offsets when `enableLmq` is on.
+//! Java: `ConsumerOffsetManager`, and `LmqConsumerOffsetManager`, which has a file of its own for
+//! all offsets when `enableLmq` is on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -51,7 +51,9 @@ impl Fixture {
             manifest.get("conf").expect("conf").items().iter().filter_map(Value::text).collect();
         for (key, value) in sizes.iter().filter_map(|line| line.split_once('=')) {
             if key.starts_with("mappedFileSizeCo") {
-                config.put(if key.ends_with("Log") { COMMIT_LOG } else { QUEUE }, value).expect(key);
+                config
+                    .put(if key.ends_with("Log") { COMMIT_LOG } else { QUEUE }, value)
+                    .expect(key);
             }
         }
         for (key, value) in [

@@ -20,8 +20,8 @@ pub struct RocksPart {
 }
 
 const QUEUES: &str = "consume queues (storeType=defaultRocksDB)";
-const QUEUES_FIRST: &str = "stop the Java broker and move this directory aside: the queues are made \
-    anew from the commit log; leave storeType=defaultRocksDB out of the configuration";
+const QUEUES_FIRST: &str = "stop the Java broker and move this directory aside: the queues are \
+    made anew from the commit log; leave storeType=defaultRocksDB out of the configuration";
 const METADATA: &str = "topics, groups or offsets (metadata in RocksDB)";
 const METADATA_FIRST: &str = "write config/topics.json, config/subscriptionGroup.json and \
     config/consumerOffset.json with mqadmin rocksDBConfigToJson and move this directory aside";

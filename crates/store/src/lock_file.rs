@@ -2,8 +2,8 @@
 //!
 //! Owns the lock of the directory until dropped. The lock is a POSIX record lock, so that a Java
 //! broker and this one exclude each other; unlike Java it is taken before anything is read. A
-//! record lock does not exclude the own process, so the process also keeps a list of its stores. Its
-//! first bytes tell who started last: what is ours alone is stale when it was a Java broker.
+//! record lock does not exclude the own process, so the process also keeps a list of its stores.
+//! The first bytes tell who started last: what is ours alone is stale when it was a Java broker.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};

@@ -18,8 +18,8 @@ use crate::trash::STEP_MS;
 
 /// Milliseconds between two checkpoints while there is progress.
 const CHECKPOINT_MS: i64 = 10_000;
-/// Log files after which one is made earlier. After a kill a Java broker looks through the ten newest
-/// files only (`commitLogRecoverMaxNum`), so the checkpoint must not be further back.
+/// Log files after which one is made earlier. After a kill a Java broker looks through the ten
+/// newest files only (`commitLogRecoverMaxNum`), so the checkpoint must not be further back.
 const CHECKPOINT_FILES: i64 = 3;
 /// Milliseconds between two rounds of retention. Java: `cleanResourceInterval`.
 const RETENTION_MS: i64 = 10_000;

@@ -298,8 +298,14 @@ impl Recovery<'_> {
             loaded => loaded?,
         };
         let Some(Loaded { state, first, last }) = loaded else { return Ok(()) };
-        if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(topic)) {
-            // The process died between the deletion of the topic and that of its files.
+        let deleted = self.deleted.offset(topic);
+        if first.is_some_and(|entry| entry.physical_offset < deleted) {
+            // The process died between the deletion of the topic and that of its files. Or a Java
+            // broker, which does not know of the deletion, has recovered the queue and added to it.
+            if last.is_some_and(|entry| entry.physical_offset >= deleted) {
+                self.odd_queues = true;
+                self.distrust_queues()?;
+            }
             return remove_queue(disk, path);
         }
         // Batch queues alone do not show that the others are there.

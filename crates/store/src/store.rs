@@ -138,8 +138,8 @@ impl Store {
         &self.delivered
     }
 
-    /// Whether a Java broker has started on this store since [`Store::claim`]. What Java has no file
-    /// for is then older than what Java has.
+    /// Whether a Java broker has started on this store since [`Store::claim`]. What Java has no
+    /// file for is then older than what Java has.
     pub fn left_by_java(&self) -> bool {
         self.lock.lock().as_ref().is_some_and(StoreLock::of_java)
     }

@@ -1,9 +1,9 @@
 //! The files in which a Java broker knows what waits for a time: `timerwheel`, `timerlog/` and
 //! `config/timercheck`. Java: `TimerWheel`, `TimerLog`, `TimerCheckpoint`.
 //!
-//! This store does not need them: what waits is found in the queue itself. They are read once when a
-//! Java broker was here, and written at a clean stop so that a Java broker can go on. While we run
-//! there is only `timercheck`, which names the oldest record that may wait: after a kill a Java
+//! This store does not need them: what waits is found in the queue itself. They are read once when
+//! a Java broker was here, and written at a clean stop so that a Java broker can go on. While we
+//! run there is only `timercheck`, which names the oldest record that may wait: after a kill a Java
 //! broker looks through the queue from there, so nothing is lost and some may come twice.
 
 use std::collections::HashMap;
@@ -174,9 +174,9 @@ impl TimerFiles {
     }
 
     /// Leaves everything as a Java broker does that has put all records below `queue_offset` into
-    /// its wheel and delivered those that are not in `waiting`, which are in the order of the queue.
-    /// `newest` is the record right below `queue_offset`, unless it waits itself: Java goes on behind
-    /// the last record of its log.
+    /// its wheel and delivered those that are not in `waiting`, which are in the queue's order.
+    /// `newest` is the record right below `queue_offset`, unless it waits itself: Java goes on
+    /// behind the last record of its log.
     pub fn leave(
         &self,
         waiting: &[WaitingTimer],

@@ -37,9 +37,9 @@ pub(super) struct Book {
 }
 
 impl Pops {
-    /// Reads the journal and finds out what is in flight. Where a Java broker was here since, it does
-    /// not count: messages in flight were not committed, so that one has handed them out anew, and
-    /// its own check points are taken over. Errors: the journal cannot be read.
+    /// Reads the journal and finds out what is in flight. Where a Java broker was here since, it
+    /// does not count: messages in flight were not committed, so that one has handed them out
+    /// anew, and its own check points are taken over. Errors: the journal cannot be read.
     pub fn load(dir: &Path, topics: &Topics, store: &Store, offsets: &Offsets) -> io::Result<Pops> {
         let mut replay = Replay::default();
         let journal =
