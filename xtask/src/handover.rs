@@ -72,8 +72,12 @@ pub(crate) fn run(only: &str) -> Result<Summary> {
         bail!("the client program of tests/handover cannot be built: {prepared}");
     }
     type Scenario = fn(&Place, &mut Summary) -> Result<()>;
-    let scenarios: [(&str, Scenario); 3] =
-        [("clean", clean), ("killed-apogee", killed_ours), ("killed-java", killed_java)];
+    let scenarios: [(&str, Scenario); 4] = [
+        ("clean", clean),
+        ("killed-apogee", killed_ours),
+        ("killed-java", killed_java),
+        ("rocksdb", rocksdb),
+    ];
     for (name, scenario) in scenarios {
         if name.starts_with(only) {
             println!("==== handover {name}");
@@ -108,6 +112,7 @@ fn clean(place: &Place, summary: &mut Summary) -> Result<()> {
         place.stop(server)?;
         let abort = place.home.join("store/abort");
         summary.check(!abort.exists(), || format!("{server:?} did not stop cleanly"));
+        place.judge(0, summary)?;
     }
     Ok(())
 }
@@ -133,10 +138,48 @@ fn killed(place: &Place, dies: Server, follows: Server, summary: &mut Summary) -
     let files = std::fs::read_dir(place.home.join("store/commitlog"))?.count();
     summary.check(files > 12, || format!("only {files} log files"));
     place.stop(dies)?; // its name server
+    place.judge(1, summary)?;
     place.start(follows)?;
     place.client(&["verify", "ledger"], summary)?;
     place.client(&["settle", "ledger", "late"], summary)?;
     place.stop(follows)
+}
+
+/// A store in RocksDB is refused, and opens after what is said to do first was done.
+fn rocksdb(place: &Place, summary: &mut Summary) -> Result<()> {
+    let settings = place.home.join("settings.properties");
+    let plain = std::fs::read_to_string(&settings)?;
+    std::fs::write(&settings, format!("{plain}storeType=defaultRocksDB\n"))?;
+    place.start(Server::Java)?;
+    place.client(&["fill", "1", "ledger"], summary)?;
+    place.stop(Server::Java)?;
+    std::fs::write(&settings, plain)?;
+    place.judge(2, summary)?;
+    let refused = place.start(Server::Apogee).is_err();
+    summary.check(refused, || "a store in RocksDB is opened".into());
+    let config = place.home.join("store/config");
+    let aside = place.home.join("aside");
+    std::fs::create_dir_all(&aside)?;
+    for (kind, file) in [
+        ("topics", "topics.json"),
+        ("subscriptionGroups", "subscriptionGroup.json"),
+        ("consumerOffsets", "consumerOffset.json"),
+    ] {
+        let status = Command::new(place.tests.join("conformance/reference/reference.sh"))
+            .args(["mqadmin", "rocksDBConfigToJson", "-p", &format!("{}/", config.display())])
+            .args(["-t", kind, "-e", &config.join(file).display().to_string()])
+            .stdout(Stdio::null())
+            .status()?;
+        summary.check(status.success(), || format!("{kind}: {status}"));
+        std::fs::rename(config.join(kind), aside.join(kind))?;
+    }
+    std::fs::rename(place.home.join("store/consumequeue"), aside.join("consumequeue"))?;
+    place.judge(1, summary)?; // the queues are made anew
+    place.start(Server::Apogee)?;
+    place.client(&["verify", "ledger"], summary)?;
+    place.client(&["settle", "ledger", "late"], summary)?;
+    place.stop(Server::Apogee)?;
+    place.judge(0, summary)
 }
 
 fn await_line(child: &mut Child, wanted: &str) -> Result<()> {
@@ -233,6 +276,20 @@ impl Place {
         command.env("NAMESRV_ADDR", format!("127.0.0.1:{}", self.namesrv));
         command.env("BROKER_ADDR", format!("127.0.0.1:{}", self.broker));
         command
+    }
+
+    /// Compares the exit code of `apogee store check-java`.
+    fn judge(&self, wanted: i32, summary: &mut Summary) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        let output = command.args(["store", "check-java"]).arg(self.home.join("store")).output()?;
+        summary.check(output.status.code() == Some(wanted), || {
+            format!(
+                "check-java says {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stdout)
+            )
+        });
+        Ok(())
     }
 
     /// Runs the client program, counts what it says, and returns what came twice.
