@@ -10,6 +10,8 @@
 //! in time (Java: roll). The same keeps the queue's span short when few messages wait for long
 //! among many that do not.
 
+mod for_java;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::path::Path;
@@ -19,8 +21,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use net::Refusal;
 use parking_lot::Mutex;
 use store::{
-    At, Entry, Queue, Store, TIMER_DELETE, TIMER_TOPIC, TimerCheck, TimerFiles, Wait, WaitingTimer,
-    timer_due_ms,
+    At, Entry, Store, TIMER_DELETE, TIMER_TOPIC, TimerCheck, TimerFiles, Wait, timer_due_ms,
 };
 use wire::codes::response;
 use wire::properties::{self, Known};
@@ -144,17 +145,7 @@ pub struct Timers {
     /// Pops of a Java broker that waited here.
     java_pops: Mutex<Vec<Word>>,
     files: TimerFiles,
-    told: Mutex<Told>,
-}
-
-/// What Java's files have been told in this run.
-#[derive(Default)]
-struct Told {
-    /// Up to here the log must be on disk before they say anything new: what a Java broker had
-    /// delivered is then marked.
-    from: Option<i64>,
-    /// The oldest record that may wait.
-    offset: Option<i64>,
+    told: Mutex<for_java::Told>,
 }
 
 /// When a message is due, as its properties ask for it. `None`: at once.
@@ -365,53 +356,6 @@ impl Timers {
         self.tell_java(broker, now_ms);
     }
 
-    /// Keeps `timercheck` such that a Java broker finds what waits after a kill.
-    fn tell_java(&self, broker: &Broker, now_ms: i64) {
-        let water = broker.store.watermarks();
-        let mut told = self.told.lock();
-        let from = match told.from {
-            Some(from) => from,
-            None if self.marks.are_written() => *told.from.insert(water.appended),
-            None => return,
-        };
-        let offset = broker.offsets.get(GROUP, TIMER_TOPIC, 0).unwrap_or(0);
-        if water.flushed < from || told.offset == Some(offset) {
-            return;
-        }
-        match self.files.begin(offset, now_ms) {
-            Ok(()) => told.offset = Some(offset),
-            Err(error) => {
-                tracing::error!(%error, "cannot save config/timercheck for a Java broker")
-            }
-        }
-    }
-
-    /// Leaves what waits where a Java broker looks for it; for an orderly end.
-    pub fn leave_to_java(&self, broker: &Broker, now_ms: i64) {
-        if !self.marks.are_written() {
-            return; // Java's own files still tell what it had delivered
-        }
-        let mut timers: Vec<Timer> = {
-            let state = self.state.lock();
-            let timers = state.heap.iter().map(|Reverse(timer)| *timer);
-            timers.filter(|timer| state.waiting.contains(timer.offset)).collect()
-        };
-        timers.sort_unstable_by_key(|timer| timer.offset);
-        let queue = &self.marks.source.queue;
-        let end = queue.next_offset();
-        let for_java = |timer: &Timer| waiting_timer(&broker.store, queue, timer);
-        let waiting: Vec<WaitingTimer> = timers.iter().filter_map(for_java).collect();
-        let newest = Timer { due_ms: 0, offset: end - 1, physical_offset: 0 };
-        let newest = match timers.last() {
-            Some(last) if last.offset == newest.offset => None,
-            _ => waiting_timer(&broker.store, queue, &newest),
-        };
-        if let Err(error) = self.files.leave(&waiting, newest, end, now_ms) {
-            tracing::error!(%error, "cannot leave timers to a Java broker: one that opens this \
-                store would deliver some of them twice");
-        }
-    }
-
     /// Behind the last record of the queue that messages wait in.
     pub fn end(&self) -> i64 {
         self.marks.source.queue.next_offset()
@@ -423,24 +367,6 @@ impl Timers {
         let roll = if state.waiting.count > 0 { state.roll_check_ms } else { i64::MAX };
         self.next_due.store(due.min(roll), Ordering::Release);
     }
-}
-
-/// A timer as Java's files keep it; `None` when its record is gone.
-fn waiting_timer(store: &Store, queue: &Queue, timer: &Timer) -> Option<WaitingTimer> {
-    let entry = queue.entry(store, timer.offset)?;
-    let recalls = || {
-        let mut bytes = Vec::new();
-        store.at(entry.physical_offset, Wait::MayBlock, &mut bytes);
-        let Ok(Scanned::Record(record)) = record::scan(&bytes) else { return false };
-        properties::get(record.properties(), properties::TIMER_DEL_UNIQKEY).is_some()
-    };
-    Some(WaitingTimer {
-        due_ms: timer.due_ms,
-        physical_offset: entry.physical_offset,
-        size: entry.size,
-        recalls: entry.tags_code & TIMER_DELETE != 0
-            || entry.tags_code < SMALLEST_TIME && recalls(),
-    })
 }
 
 /// Delivers what is due and writes again what waits too long. Called at the end of every turn,
