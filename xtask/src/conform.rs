@@ -318,7 +318,7 @@ impl Drop for Running {
 
 /// Ports for the name server, for the broker and for its metrics. The neighbours of the second are
 /// free as well: brokers listen at -2 for urgent traffic and at +1 for replication.
-fn free_ports() -> Result<[u16; 3]> {
+pub(crate) fn free_ports() -> Result<[u16; 3]> {
     let namesrv = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     let metrics = TcpListener::bind("127.0.0.1:0").context("no free port")?;
     for _ in 0..100 {

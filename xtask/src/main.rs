@@ -1,8 +1,9 @@
-//! Project tasks: `cargo xtask test | tidy | conform | bench`.
+//! Project tasks: `cargo xtask test | tidy | conform | handover | bench`.
 #![allow(clippy::print_stdout)] // a tool for people: what it prints is its purpose
 
 mod bench;
 mod conform;
+mod handover;
 mod suites;
 mod tidy;
 
@@ -14,6 +15,7 @@ cargo xtask tidy                                  layout, dependencies, codes, c
 cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a server
 cargo xtask crash [--long]                        50 or 500 times kill -9 under load, and images of crashes
 cargo xtask loom                                  every interleaving of the store's wake-ups
+cargo xtask handover [SCENARIO]                   one store served by the original and by ours
 cargo xtask bench --vs-java [--quick]             side by side with the original";
 
 fn main() -> Result<()> {
@@ -26,6 +28,7 @@ fn main() -> Result<()> {
         ["loom"] => suites::loom().map(|(passed, ..)| println!("{passed} passed, 0 failed")),
         ["crash"] => suites::crash(false),
         ["crash", "--long"] => suites::crash(true),
+        ["handover", rest @ ..] => handover_command(rest.first().copied().unwrap_or_default()),
         ["bench", "--vs-java"] => bench::vs_java(false),
         ["bench", "--vs-java", "--quick"] => bench::vs_java(true),
         _ => {
@@ -50,6 +53,19 @@ fn conform_command(words: &[&str]) -> Result<()> {
     println!("{} passed, {} failed", summary.passed, summary.failed);
     if summary.failed > 0 {
         bail!("{} cases failed", summary.failed);
+    }
+    Ok(())
+}
+
+fn handover_command(only: &str) -> Result<()> {
+    suites::build_release()?;
+    let summary = handover::run(only)?;
+    if summary.skipped {
+        println!("SKIPPED: no Java or Maven on this machine");
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    if summary.failed > 0 || summary.passed == 0 && !summary.skipped {
+        bail!("{} checks failed, {} were executed", summary.failed, summary.passed);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{conform, tidy};
+use crate::{conform, handover, tidy};
 
 /// Result of one suite.
 struct Suite {
@@ -33,6 +33,7 @@ pub(crate) fn test() -> Result<()> {
     let system = ["test", "--release", "-p", "apogee", "--no-fail-fast"];
     suite(&mut suites, "crash, bad input, cases", || cargo_test(&system));
     suite(&mut suites, "official clients", conformance);
+    suite(&mut suites, "Java's files, both ways", handed_over);
     report(&suites)
 }
 
@@ -158,4 +159,18 @@ fn conformance() -> Result<(usize, usize, String)> {
     }
     println!("{} cases executed with official clients", summary.passed + summary.failed);
     Ok((summary.passed, failed, note))
+}
+
+fn handed_over() -> Result<(usize, usize, String)> {
+    let summary = handover::run("")?;
+    if summary.skipped {
+        println!("SKIPPED: the change of servers needs Java and Maven");
+        let failed = usize::from(std::env::var_os("CI").is_some());
+        return Ok((0, failed, "skipped: no Java".into()));
+    }
+    if summary.passed == 0 {
+        bail!("no check was executed");
+    }
+    println!("{} checks of stores that changed hands", summary.passed + summary.failed);
+    Ok((summary.passed, summary.failed, String::new()))
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::check_java;
+
 /// A message broker that any Apache RocketMQ client can use unchanged.
 ///
 /// Without a subcommand: name server and broker in one process, nothing to configure.
@@ -80,7 +82,7 @@ pub enum Role {
         #[command(flatten)]
         common: Common,
     },
-    /// Looks into a store while no broker runs: verify, inspect, repair.
+    /// Looks into a store while no broker runs: verify, inspect, repair, check-java.
     Store {
         /// What to do.
         #[command(subcommand)]
@@ -88,9 +90,20 @@ pub enum Role {
     },
 }
 
-/// Offline work on a store. Exit codes: 0 all is well, 1 damaged, 2 cannot be read.
+/// Work on a store that nobody serves at the moment.
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
+    /// Work on the store itself.
+    #[command(flatten)]
+    Tool(StoreTool),
+    /// Say what would happen if Apogee opened a directory of the Java original. Changes nothing.
+    /// Exit code: 0 fine, 1 with warnings, 2 refused.
+    CheckJava(check_java::Options),
+}
+
+/// Exit codes: 0 all is well, 1 damaged, 2 cannot be read.
+#[derive(Debug, Subcommand)]
+pub enum StoreTool {
     /// Read everything and compare it: log, queues, index, checkpoint, configurations.
     Verify {
         /// Which store, and how to tell.

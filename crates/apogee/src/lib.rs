@@ -1,6 +1,7 @@
 //! The product: starts any set of roles in the caller's process.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // greeting and warnings go to the terminal
 
+pub mod check_java;
 pub mod cli;
 mod http;
 mod logs;
@@ -16,7 +17,7 @@ use base::clock::{Clock, Stopwatch};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::{Cli, Role};
+use crate::cli::{Cli, Role, StoreCommand};
 use crate::roles::{Plan, Running};
 
 /// How often the process looks whether a role has ended by itself.
@@ -27,7 +28,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Runs until a signal. The exit code is 0 after a clean stop.
 pub fn run(cli: &Cli) -> Result<ExitCode> {
     if let Some(Role::Store { command }) = &cli.role {
-        return Ok(store_tools::run(command));
+        return match command {
+            StoreCommand::Tool(tool) => Ok(store_tools::run(tool)),
+            StoreCommand::CheckJava(options) => check_java::run(options),
+        };
     }
     let watch = Stopwatch::start();
     let plan = Plan::of(cli)?;

@@ -13,7 +13,7 @@ use wire::json::{Value, object};
 use wire::properties;
 use wire::record::{self, Scanned};
 
-use crate::cli::StoreCommand;
+use crate::cli::StoreTool;
 
 /// Between two lines of progress.
 const TICK: Duration = Duration::from_millis(100);
@@ -23,10 +23,10 @@ const SHOWN: usize = 20;
 const BODY_BYTES: usize = 64;
 
 /// Runs one command and tells the exit code: 0 all is well, 1 damaged, 2 cannot be read.
-pub(crate) fn run(command: &StoreCommand) -> ExitCode {
+pub(crate) fn run(command: &StoreTool) -> ExitCode {
     let place = match command {
-        StoreCommand::Verify { place } => place,
-        StoreCommand::Inspect { place, .. } | StoreCommand::Repair { place, .. } => place,
+        StoreTool::Verify { place } => place,
+        StoreTool::Inspect { place, .. } | StoreTool::Repair { place, .. } => place,
     };
     let root = root_of(&place.data);
     let (text, json, code) = match look(command, &root) {
@@ -59,27 +59,27 @@ fn next_step(error: &OpenError) -> &'static str {
     }
 }
 
-fn look(command: &StoreCommand, root: &Path) -> Result<(String, Value, u8), OpenError> {
+fn look(command: &StoreTool, root: &Path) -> Result<(String, Value, u8), OpenError> {
     let hold = check::hold(root)?;
     let config = check::config_of(root)?;
     let mut meter = Meter::new();
     let mut progress = |done: u64, total: u64| meter.show(done, total);
     match command {
-        StoreCommand::Verify { .. } => {
+        StoreTool::Verify { .. } => {
             let report = check::verify(&config, &mut progress)?;
             let code = u8::from(report.is_damaged());
             Ok((report_text(&report, true), report_json(&report), code))
         }
-        StoreCommand::Repair { dry_run, .. } => {
+        StoreTool::Repair { dry_run, .. } => {
             let repair = check::repair(&config, hold, *dry_run, &mut progress)?;
             let code = u8::from(repair.after.is_damaged());
             Ok((repair_text(&repair, *dry_run), repair_json(&repair, *dry_run), code))
         }
-        StoreCommand::Inspect { topic: None, physical: None, .. } => {
+        StoreTool::Inspect { topic: None, physical: None, .. } => {
             let overview = check::inspect(&config)?;
             Ok((overview_text(root, &overview), overview_json(root, &overview), 0))
         }
-        StoreCommand::Inspect { topic, queue, offset, max, physical, .. } => {
+        StoreTool::Inspect { topic, queue, offset, max, physical, .. } => {
             let found = match (topic, physical) {
                 (_, Some(physical)) => vec![check::at_physical(&config, *physical)?],
                 (topic, None) => {

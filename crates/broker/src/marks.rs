@@ -107,6 +107,11 @@ impl Marks {
         self.state.lock().settled.push(offset);
     }
 
+    /// Whether the log says of everything that is settled that it is.
+    pub fn are_written(&self) -> bool {
+        self.state.lock().settled.is_empty()
+    }
+
     /// Writes the marks of this turn. Called before its commit.
     pub fn write(&self, turn: &mut Turn) {
         let settled = {

@@ -1,4 +1,6 @@
 //! Committed offsets of consumer groups: in memory, on disk every few seconds and at the end.
+//! Java: `ConsumerOffsetManager`, and `LmqConsumerOffsetManager`, which has a file of its own for
+//! all offsets when `enableLmq` is on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -7,6 +9,9 @@ use parking_lot::Mutex;
 use wire::body::{DataVersion, Member};
 use wire::json::{Value, object};
 
+/// Offsets of groups of light queues, in the file of [`Offsets::light_path`]: Java keeps one number
+/// for each, since such a queue is alone in its topic.
+const LIGHT_MEMBER: &str = "lmqOffsetTable";
 /// Commits after which the version advances. Java: `consumerOffsetUpdateVersionStep`.
 const VERSION_STEP: u64 = 500;
 
@@ -29,12 +34,23 @@ struct Table {
 pub struct Offsets {
     table: Mutex<Table>,
     path: PathBuf,
+    /// With `enableLmq`: what a Java broker with the same setting reads and writes instead.
+    light_path: Option<PathBuf>,
 }
 
 impl Offsets {
-    /// Reads `consumerOffset.json` or its backup.
-    pub fn load(path: PathBuf) -> Result<Offsets, store::config_file::LoadError> {
-        let file = store::config_file::load(&path, Value::parse)?;
+    /// Reads `consumerOffset.json` or its backup; with `light` (`enableLmq`) rather
+    /// `lmqConsumerOffset.json` beside it, when there is one.
+    pub fn load(path: PathBuf, light: bool) -> Result<Offsets, store::config_file::LoadError> {
+        let light_path = light.then(|| path.with_file_name("lmqConsumerOffset.json"));
+        let file = match &light_path {
+            Some(path) => store::config_file::load(path, Value::parse)?,
+            None => None,
+        };
+        let file = match file {
+            Some(file) => Some(file),
+            None => store::config_file::load(&path, Value::parse)?,
+        };
         let mut table = Table::default();
         if let Some(file) = &file {
             table.version = file.get("dataVersion").and_then(Member::read).unwrap_or_default();
@@ -46,8 +62,13 @@ impl Offsets {
                 let topics = table.groups.entry(group.to_owned()).or_default();
                 topics.insert(topic.to_owned(), offsets.collect());
             }
+            for (key, offset) in file.get(LIGHT_MEMBER).map_or(&[][..], Value::pairs) {
+                let (Some(key), Some(offset)) = (key.text(), offset.int()) else { continue };
+                let Some((topic, group)) = key.rsplit_once('@') else { continue };
+                set(&mut table.groups, group, topic, 0, offset);
+            }
         }
-        Ok(Offsets { table: Mutex::new(table), path })
+        Ok(Offsets { table: Mutex::new(table), path, light_path })
     }
 
     /// Takes back offsets above the end of their queue, for a start: the log has lost what a power
@@ -231,14 +252,43 @@ impl Offsets {
         ])
     }
 
-    /// Writes the file if anything changed since the last time.
+    /// [`Offsets::body`] as a Java broker with `enableLmq` has it.
+    fn light_body(&self) -> Value {
+        let table = self.table.lock();
+        let (mut entries, mut lights) = (BTreeMap::new(), BTreeMap::new());
+        for (group, topics) in &table.groups {
+            for (topic, queues) in topics {
+                let key = format!("{topic}@{group}");
+                match queues.get(&0) {
+                    Some(offset) if group.starts_with(store::LIGHT_PREFIX) => {
+                        lights.insert(key, *offset);
+                    }
+                    _ => {
+                        let offsets = queues.iter().map(|(queue, offset)| (*queue, *offset));
+                        entries.insert(key, object(offsets));
+                    }
+                }
+            }
+        }
+        object([
+            ("dataVersion", table.version.write()),
+            (LIGHT_MEMBER, object(lights)),
+            ("offsetTable", object(entries)),
+        ])
+    }
+
+    /// Writes the file if anything changed since the last time; with `enableLmq` both, so that the
+    /// setting may change.
     pub fn save(&self) {
         if !std::mem::take(&mut self.table.lock().dirty) {
             return;
         }
-        if let Err(error) = store::config_file::save(&self.path, &self.body().to_file_text()) {
-            self.table.lock().dirty = true;
-            tracing::error!(path = %self.path.display(), %error, "cannot save consumer offsets");
+        let light = self.light_path.as_ref().map(|path| (path, self.light_body()));
+        for (path, body) in light.into_iter().chain([(&self.path, self.body())]) {
+            if let Err(error) = store::config_file::save(path, &body.to_file_text()) {
+                self.table.lock().dirty = true;
+                tracing::error!(path = %path.display(), %error, "cannot save consumer offsets");
+            }
         }
     }
 }
@@ -257,4 +307,38 @@ fn set(
     }
     let topics = groups.entry(group.to_owned()).or_default();
     topics.entry(topic.to_owned()).or_default().insert(queue_id, offset);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_java_broker_with_light_queues_keeps_all_offsets_in_its_own_file() {
+        let dir = std::env::temp_dir().join(format!("apogee-offsets-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("consumerOffset.json");
+        let old = r#"{"offsetTable":{"t@g":{0:3}}}"#;
+        let new = r#"{"lmqOffsetTable":{"%LMQ%a@%LMQ%a":8},"offsetTable":{"t@g":{0:7,1:2}}}"#;
+        std::fs::write(&path, old).unwrap();
+        std::fs::write(dir.join("lmqConsumerOffset.json"), new).unwrap();
+        let open = |light| Offsets::load(path.clone(), light).unwrap();
+        assert_eq!(open(false).get("g", "t", 0), Some(3));
+        let offsets = open(true);
+        assert_eq!((offsets.get("g", "t", 0), offsets.get("g", "t", 1)), (Some(7), Some(2)));
+        assert_eq!(offsets.get("%LMQ%a", "%LMQ%a", 0), Some(8));
+        offsets.commit("g", "t", 0, 9, 1);
+        offsets.save();
+        for light in [false, true] {
+            let offsets = open(light);
+            assert_eq!(offsets.get("g", "t", 0), Some(9), "{light}");
+            assert_eq!(offsets.get("%LMQ%a", "%LMQ%a", 0), Some(8), "{light}");
+        }
+        let text = std::fs::read_to_string(dir.join("lmqConsumerOffset.json")).unwrap();
+        let file = Value::parse(&text).unwrap();
+        assert_eq!(file.get("lmqOffsetTable").unwrap().pairs().len(), 1);
+        assert_eq!(file.get("offsetTable").unwrap().pairs().len(), 1);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

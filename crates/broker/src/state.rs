@@ -131,7 +131,7 @@ impl Broker {
         let topics = Topics::open(saved, Arc::clone(&store), clock.clone(), &config);
         let path = folder.join("subscriptionGroup.json");
         let groups = Groups::load(&disk, &path, clock.clone())?;
-        let offsets = Offsets::load(folder.join("consumerOffset.json"))?;
+        let offsets = Offsets::load(folder.join("consumerOffset.json"), config.enable_lmq)?;
         offsets.cut_to(|name, id| Some(topics.queue(name, id)?.queue.next_offset()));
         let levels = config.delay_levels_ms().to_vec();
         let schedule = Schedule::load(folder.join("delayOffset.json"), levels, &topics, &store)?;
@@ -143,6 +143,11 @@ impl Broker {
         let pops = Pops::load(&journal, &topics, &store, &offsets)?;
         let parts = (&topics, &*store, &offsets);
         pops.take_over(timers.take_java_pops(), &folder, parts, clock.now_ms());
+        // What was taken over must be ours on disk before the store says so.
+        pops.turn_end(&offsets, clock.now_ms());
+        pops.save()?;
+        offsets.save();
+        store.claim()?;
         Ok(Arc::new(Broker {
             boot_ms: clock.now_ms(),
             config: ArcSwap::from_pointee(config),
@@ -256,6 +261,7 @@ impl Broker {
         self.readers.stop();
         self.transactions.save(self, self.clock.now_ms());
         self.timers.save(self, self.clock.now_ms());
+        self.timers.leave_to_java(self, self.clock.now_ms());
         self.pops.turn_end(&self.offsets, self.clock.now_ms());
         self.pops.housekeeping();
         self.topics.close();

@@ -10,6 +10,8 @@
 //! in time (Java: roll). The same keeps the queue's span short when few messages wait for long
 //! among many that do not.
 
+mod for_java;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::path::Path;
@@ -18,7 +20,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use net::Refusal;
 use parking_lot::Mutex;
-use store::{At, Entry, Store, TIMER_DELETE, TIMER_TOPIC, Wait, timer_due_ms};
+use store::{
+    At, Entry, Store, TIMER_DELETE, TIMER_TOPIC, TimerCheck, TimerFiles, Wait, timer_due_ms,
+};
 use wire::codes::response;
 use wire::properties::{self, Known};
 use wire::record::{self, NewRecord, Record, Scanned};
@@ -140,6 +144,8 @@ pub struct Timers {
     next_due: AtomicI64,
     /// Pops of a Java broker that waited here.
     java_pops: Mutex<Vec<Word>>,
+    files: TimerFiles,
+    told: Mutex<for_java::Told>,
 }
 
 /// When a message is due, as its properties ask for it. `None`: at once.
@@ -234,16 +240,16 @@ impl Timers {
         let mut delivered = store.delivered_before_start().to_vec();
         delivered.sort_unstable();
         // A store that a Java broker has left: what its wheel had passed is delivered.
-        let passed_ms = match offsets.get(GROUP, TIMER_TOPIC, 0) {
-            Some(_) => i64::MIN,
-            None => java_read_ms(&config_dir.join("timercheck")).unwrap_or(i64::MIN),
-        };
+        let files = TimerFiles::new(store.disk(), config_dir.parent().unwrap_or(config_dir));
+        let left = files.check().filter(|check| !check.own);
         let timers = Timers {
             metrics: TimerMetrics::load(config_dir.join("timermetrics")),
             marks,
             state: Mutex::default(),
             next_due: AtomicI64::new(i64::MAX),
             java_pops: Mutex::default(),
+            files,
+            told: Mutex::default(),
         };
         let mut java = HashMap::new();
         let mut block = [Entry::default(); 128];
@@ -256,7 +262,7 @@ impl Timers {
                     if delivered.binary_search(&entry.physical_offset).is_ok() {
                         timers.marks.settle(offset); // its mark was lost by a kill
                     } else {
-                        timers.found(store, offset, *entry, passed_ms, &mut java);
+                        timers.found(store, offset, *entry, left, &mut java);
                     }
                 }
                 offset += 1;
@@ -272,17 +278,18 @@ impl Timers {
         timers
     }
 
-    /// Takes one record of the queue in, at start.
+    /// Takes one record of the queue in, at start. `left` is what a Java broker said in the end.
     fn found(
         &self,
         store: &Store,
         offset: i64,
         entry: Entry,
-        passed_ms: i64,
+        left: Option<TimerCheck>,
         java: &mut HashMap<(String, i64), i64>,
     ) {
         let mut due_ms = entry.tags_code;
-        if entry.tags_code & TIMER_DELETE != 0 || entry.tags_code < SMALLEST_TIME {
+        let of_java = left.is_some() || entry.tags_code < SMALLEST_TIME;
+        if entry.tags_code & TIMER_DELETE != 0 || of_java {
             let mut bytes = Vec::new();
             store.at(entry.physical_offset, Wait::MayBlock, &mut bytes);
             let Ok(Scanned::Record(record)) = record::scan(&bytes) else { return };
@@ -290,7 +297,7 @@ impl Timers {
             let out = properties::get(text, properties::TIMER_OUT_MS).and_then(|t| t.parse().ok());
             let Some(out_ms) = out else { return };
             due_ms = timer_due_ms(out_ms);
-            if out_ms < passed_ms {
+            if left.is_some_and(|left| left.passed(offset, out_ms)) {
                 return self.marks.settle(offset);
             }
             let real = properties::get(text, properties::REAL_TOPIC).unwrap_or_default();
@@ -300,8 +307,8 @@ impl Timers {
                 return self.marks.settle(offset);
             }
             let id = properties::get(text, properties::UNIQ_KEY).unwrap_or_default();
-            // A rolled message of Java's is there twice; the newer one counts.
-            if entry.tags_code < SMALLEST_TIME
+            // A message that Java has rolled is there twice; the newer one counts.
+            if of_java
                 && properties::get(text, properties::TIMER_DEL_UNIQKEY).is_none()
                 && let Some(old) = java.insert((id.to_owned(), out_ms), offset)
             {
@@ -346,6 +353,7 @@ impl Timers {
         };
         self.marks.save_progress(broker, first, now_ms);
         self.metrics.save(count);
+        self.tell_java(broker, now_ms);
     }
 
     /// Behind the last record of the queue that messages wait in.
@@ -359,12 +367,6 @@ impl Timers {
         let roll = if state.waiting.count > 0 { state.roll_check_ms } else { i64::MAX };
         self.next_due.store(due.min(roll), Ordering::Release);
     }
-}
-
-/// The time up to which Java's wheel was read: the first number of `timercheck`.
-fn java_read_ms(path: &Path) -> Option<i64> {
-    let bytes = std::fs::read(path).ok()?;
-    Some(i64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
 /// Delivers what is due and writes again what waits too long. Called at the end of every turn,

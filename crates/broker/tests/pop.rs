@@ -382,3 +382,35 @@ fn a_lost_end_of_the_journal_repeats_and_loses_nothing() {
         }
     }
 }
+
+/// Its offsets count, also smaller ones, and our journal does not; until a pop here.
+#[test]
+fn what_a_java_broker_did_since_counts() {
+    let mut f = Fixture::new("java-was-here", seed());
+    (0..90).for_each(|_| f.send());
+    f.turn();
+    f.pop(60_000);
+    f.pop(60_000);
+    f.ack();
+    f.turn();
+    assert!(f.broker.pops.in_flight() > 0);
+    f.broker.close().expect("close");
+    let lock = f.dir.join("lock");
+    assert_eq!(std::fs::read(&lock).expect("lock"), b"APOG");
+    std::fs::write(&lock, b"lock").expect("a Java broker starts");
+    let offsets = r#"{"offsetTable":{"T@g":{0:0,1:3,2:4}}}"#;
+    std::fs::write(f.dir.join("config/consumerOffset.json"), offsets).expect("offsets");
+    (f.broker, f.turn) = open(&f.dir, &f.clock);
+    assert_eq!(f.broker.pops.in_flight(), 0);
+    for (queue_id, wanted) in [0, 3, 4].into_iter().enumerate() {
+        assert_eq!(f.broker.offsets.get("g", "T", queue_id as i32), Some(wanted));
+    }
+    // Everything from there on may be popped, and is in flight for good after a kill.
+    f.model.values_mut().for_each(|state| *state = State::Visible(0));
+    f.pop(60_000);
+    f.turn();
+    let flights = f.broker.pops.in_flight();
+    assert!(flights > 0);
+    f.reopen(true);
+    assert_eq!(f.broker.pops.in_flight(), flights);
+}

@@ -157,3 +157,41 @@ fn a_clock_set_back_loses_nothing() {
     f.turn();
     assert_eq!(f.delivered(), 2);
 }
+
+/// What a Java broker says in `timercheck` counts when it was here since, and only then: it has
+/// delivered what it had put into its wheel and what was due before the time it has reached.
+#[test]
+fn what_a_java_broker_delivered_since_is_not_delivered_again() {
+    let mut f = Fixture::new("java-delivered");
+    for seconds in [5, 6, 20, 5, 86_400] {
+        f.send("TIMER_DELAY_SEC", seconds);
+    }
+    f.broker.close().expect("close");
+    let check = f.dir.join("config/timercheck");
+    let field = |bytes: &[u8], at: usize| {
+        i64::from_be_bytes(bytes[8 * at..8 * at + 8].try_into().expect("eight bytes"))
+    };
+    let mut bytes = std::fs::read(&check).expect("left to Java");
+    assert_eq!((field(&bytes, 0), field(&bytes, 2)), (START_MS, 5));
+    assert_eq!(std::fs::metadata(f.dir.join("timerwheel")).expect("wheel").len(), 38_707_200);
+    // It ran for ten seconds and did not come to the last two records.
+    bytes[..8].copy_from_slice(&(START_MS + 10_000).to_be_bytes());
+    bytes[16..24].copy_from_slice(&3_i64.to_be_bytes());
+    std::fs::write(&check, bytes).expect("a Java broker");
+    f.clock.advance(12_000);
+    (f.broker, f.turn) = open(&f.dir, &f.clock);
+    assert_eq!(f.broker.timers.count(), 3);
+    f.turn();
+    assert_eq!(f.delivered(), 1, "the one that it had not put into its wheel");
+    f.clock.advance(10_000);
+    f.turn();
+    assert_eq!(f.delivered(), 2);
+    // Its wheel is of no use any more once the log says what it had delivered.
+    f.broker.store.commit().expect("commit");
+    f.broker.store.flush().expect("flush");
+    (0..3).for_each(|_| f.broker.timers.save(&f.broker, f.clock.now_ms()));
+    assert!(!f.dir.join("timerwheel").exists());
+    f.reopen();
+    f.turn();
+    assert_eq!((f.delivered(), f.broker.timers.count()), (2, 1));
+}

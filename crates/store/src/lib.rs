@@ -32,6 +32,7 @@ pub mod disk;
 mod dispatch;
 mod files;
 mod flusher;
+mod foreign;
 mod gaps;
 mod handles;
 mod index;
@@ -54,6 +55,7 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod timer_files;
 mod trash;
 
 pub use api::{
@@ -61,7 +63,10 @@ pub use api::{
     ReadLimit, SCHEDULE_TOPIC, StoreConfig, TIMER_DELETE, TIMER_TOPIC, Wait, Watermarks,
     timer_due_ms,
 };
+pub use foreign::{RocksPart, rocksdb_parts};
 pub use journal::Journal;
 pub use keep::Keep;
 pub use light::{LIGHT_PREFIX, allows_light, light_names};
+pub use lock_file::store_holder;
 pub use store::{Queue, Store};
+pub use timer_files::{TimerCheck, TimerFiles, WaitingTimer};

@@ -18,6 +18,9 @@ use crate::trash::STEP_MS;
 
 /// Milliseconds between two checkpoints while there is progress.
 const CHECKPOINT_MS: i64 = 10_000;
+/// Log files after which one is made earlier. After a kill a Java broker looks through the ten
+/// newest files only (`commitLogRecoverMaxNum`), so the checkpoint must not be further back.
+const CHECKPOINT_FILES: i64 = 3;
 /// Milliseconds between two rounds of retention. Java: `cleanResourceInterval`.
 const RETENTION_MS: i64 = 10_000;
 /// The same while the disk is full.
@@ -115,9 +118,13 @@ impl Store {
         if let Some(index) = self.index() {
             result = result.and(index.apply(log.written()));
         }
-        let progress = log.last_written().start > self.checkpoint.lock().logics_offset;
+        let behind = log.last_written().start - self.checkpoint.lock().logics_offset;
+        let progress = behind > 0;
         let due = self.background.next_checkpoint_ms.load(Ordering::Relaxed);
         let mut checkpoint_in = (due - now_ms).clamp(0, CHECKPOINT_MS);
+        if behind > CHECKPOINT_FILES * self.config.commit_log_file_size as i64 {
+            checkpoint_in = 0;
+        }
         if progress && checkpoint_in == 0 {
             result = result.and(self.settle(false));
             self.background.next_checkpoint_ms.store(now_ms + CHECKPOINT_MS, Ordering::Relaxed);

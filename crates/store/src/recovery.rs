@@ -23,6 +23,7 @@ use crate::commit_log::{CommitLog, LastRecord};
 use crate::deleted::DeletedTopics;
 use crate::disk::Disk;
 use crate::dispatch;
+use crate::foreign::refuse_rocksdb;
 use crate::gaps::Gaps;
 use crate::index::Index;
 use crate::index_file::Shape;
@@ -79,6 +80,7 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
     let watch = Stopwatch::start();
     let root = &config.root;
     let disk = &config.disk;
+    refuse_rocksdb(disk, root)?;
     let log = CommitLog::open(
         disk,
         &config.commit_log_dir,
@@ -88,11 +90,6 @@ pub(crate) fn recover(config: &StoreConfig, clock: &Clock) -> Result<Recovered, 
     )?;
     let crashed = lock_file::was_aborted(disk, root);
     let checkpoint = Checkpoint::load(disk, &root.join("checkpoint"));
-    let dir = root.join("consumequeue");
-    if disk.exists(&dir.join("CURRENT")) {
-        let reason = "a RocksDB consume queue; export it with Java first".into();
-        return Err(OpenError::Layout { path: dir, reason });
-    }
     let layouts = Layout::both(config)?;
     let mut recovery = Recovery {
         config,
@@ -348,8 +345,14 @@ impl Recovery<'_> {
             }
             loaded => loaded?,
         };
-        if first.is_some_and(|entry| entry.physical_offset < self.deleted.offset(&topic)) {
-            // The process died between the deletion of the topic and that of its files.
+        let deleted = self.deleted.offset(&topic);
+        if first.is_some_and(|entry| entry.physical_offset < deleted) {
+            // The process died between the deletion of the topic and that of its files. Or a Java
+            // broker, which does not know of the deletion, has recovered the queue and added to it.
+            if last.is_some_and(|entry| entry.physical_offset >= deleted) {
+                self.odd_queues = true;
+                self.distrust_queues()?;
+            }
             return remove_queue(disk, &path);
         }
         // Batch queues alone do not show that the others are there.

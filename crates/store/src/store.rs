@@ -138,6 +138,17 @@ impl Store {
         &self.delivered
     }
 
+    /// Whether a Java broker has started on this store since [`Store::claim`]. What Java has no
+    /// file for is then older than what Java has.
+    pub fn left_by_java(&self) -> bool {
+        self.lock.lock().as_ref().is_some_and(StoreLock::of_java)
+    }
+
+    /// Says durably that everything which a Java broker left is taken over.
+    pub fn claim(&self) -> io::Result<()> {
+        self.lock.lock().as_ref().map_or(Ok(()), StoreLock::claim)
+    }
+
     pub(crate) fn log(&self) -> &CommitLog {
         &self.log
     }

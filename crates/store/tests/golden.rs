@@ -11,6 +11,7 @@ use base::clock::Clock;
 use common::*;
 use serde_json::Value;
 use store::{Edge, Store, StoreConfig};
+use wire::message_id::offset_id;
 use wire::properties;
 use wire::record::{self, INNER_BATCH, Record, Scanned};
 
@@ -53,6 +54,10 @@ fn number(value: &Value) -> i64 {
     value.as_i64().expect("number")
 }
 
+fn text(value: &Value) -> &str {
+    value.as_str().expect("text")
+}
+
 /// Compares one stored record with one message of the manifest.
 fn compare(record: &Record<'_>, wanted: &Value) {
     assert_eq!(record.queue_offset(), number(&wanted["offset"]));
@@ -62,6 +67,14 @@ fn compare(record: &Record<'_>, wanted: &Value) {
     // Java's reader clears the bit when it decompresses.
     assert_eq!(i64::from(record.sys_flag() & !1), number(&wanted["sysFlag"]) & !1);
     assert_eq!(record.store_timestamp(), number(&wanted["store"]));
+    assert_eq!(i64::from(record.flag()), number(&wanted["flag"]));
+    assert_eq!(i64::from(record.reconsume_times()), number(&wanted["reconsumeTimes"]));
+    assert_eq!(record.prepared_offset(), number(&wanted["preparedOffset"]));
+    assert_eq!(record.born_timestamp(), number(&wanted["born"]));
+    assert_eq!(record.born_host().to_string(), text(&wanted["bornHost"]));
+    assert_eq!(record.store_host().to_string(), text(&wanted["storeHost"]));
+    let id = offset_id(record.store_host(), record.physical_offset() as u64);
+    assert_eq!(id, text(&wanted["offsetMsgId"]));
     let found: BTreeMap<_, _> = properties::pairs(record.properties()).collect();
     let wanted: BTreeMap<_, _> = wanted["properties"]
         .as_object()
@@ -137,10 +150,16 @@ fn check_batches(store: &Store, queue: &store::Queue, found: &[Record<'_>], want
         assert_eq!(number_of(record, properties::INNER_BASE), Some(next));
         next += number_of(record, properties::INNER_NUM).expect("count");
         let of_record = |w: &&Value| number(&w["physical"]) == record.physical_offset();
-        assert_eq!(
-            wanted.iter().filter(of_record).count(),
-            number_of(record, properties::INNER_NUM).expect("count") as usize
-        );
+        let wanted: Vec<_> = wanted.iter().filter(of_record).collect();
+        let inner: Vec<_> =
+            record::batch_entries(record.body()).map(|e| e.expect("entry")).collect();
+        assert_eq!(wanted.len() as i64, number_of(record, properties::INNER_NUM).expect("count"));
+        assert_eq!(wanted.len(), inner.len());
+        for (entry, wanted) in inner.iter().zip(wanted) {
+            assert_eq!(entry.body.len() as i64, number(&wanted["bodyLen"]));
+            let id = properties::get(entry.properties, properties::UNIQ_KEY);
+            assert_eq!(id, Some(text(&wanted["uniq"])));
+        }
         // From inside of the range the whole record comes.
         let (one, _) = fetch(store, queue, next - 1, 1);
         let messages = number_of(record, properties::INNER_NUM).expect("count") as usize;

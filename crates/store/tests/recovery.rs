@@ -281,3 +281,34 @@ fn b07_a_deleted_topic_stays_deleted() {
         }
     }
 }
+
+/// After a kill a Java broker brings the queue of a deleted topic back, and may add to it.
+#[test]
+fn what_a_java_broker_added_to_a_topic_that_it_brought_back_stays() {
+    let dir = TempDir::new("brought-back");
+    let clock = Clock::manual(T0);
+    // Without an index, which would have the log read from its begin.
+    let config = StoreConfig { index: false, ..small(dir.path()) };
+    let store = open(config.clone(), &clock);
+    let old = send(&store, "T", 0, b"old", "");
+    send(&store, "Other", 0, b"stays", "");
+    store.delete_topic("T").unwrap();
+    let new = send(&store, "T", 0, b"new", "");
+    let last = send(&store, "Other", 0, b"last", "");
+    store.close().unwrap();
+    let file = dir.path().join("consumequeue/T/0").join(format!("{:020}", 0));
+    let mut bytes = fs::read(&file).unwrap();
+    let entry = bytes[..20].to_vec();
+    bytes[20..40].copy_from_slice(&entry);
+    bytes[..8].copy_from_slice(&old.place.physical_offset.to_be_bytes());
+    bytes[8..12].copy_from_slice(&(old.len as i32).to_be_bytes());
+    fs::write(&file, bytes).unwrap();
+    assert!(new.place.physical_offset < last.place.physical_offset);
+    for _ in 0..2 {
+        let store = open(config.clone(), &clock);
+        let queue = store.queue("T", 0).expect("its new message is there");
+        assert_eq!(contents(&store, &queue), [(0, b"new".to_vec())]);
+        assert_eq!(contents(&store, &store.queue("Other", 0).unwrap()).len(), 2);
+        store.close().unwrap();
+    }
+}

@@ -37,7 +37,9 @@ pub(super) struct Book {
 }
 
 impl Pops {
-    /// Reads the journal and finds out what is in flight. Errors: the journal cannot be read.
+    /// Reads the journal and finds out what is in flight. Where a Java broker was here since, it
+    /// does not count: messages in flight were not committed, so that one has handed them out
+    /// anew, and its own check points are taken over. Errors: the journal cannot be read.
     pub fn load(dir: &Path, topics: &Topics, store: &Store, offsets: &Offsets) -> io::Result<Pops> {
         let mut replay = Replay::default();
         let journal =
@@ -58,6 +60,10 @@ impl Pops {
             warmed: Mutex::default(),
             parked: Arc::default(),
         };
+        if store.left_by_java() && !replay.queues.is_empty() {
+            tracing::info!("a Java broker was here: what it knows of popped messages counts");
+            replay.queues.clear();
+        }
         let log_end = store.watermarks().appended;
         for ((group, topic, queue_id), mut progress) in replay.queues {
             for (offset, end) in std::mem::take(&mut progress.moved) {
@@ -183,6 +189,13 @@ impl Pops {
             tracing::error!(%error, "the pop journal cannot be written: after a crash messages \
                 that were acknowledged meanwhile would come again; free disk space");
         }
+    }
+
+    /// Writes all changes and brings them to disk; for what was just taken over at start.
+    pub fn save(&self) -> io::Result<()> {
+        let mut book = self.book.lock();
+        book.journal.write()?;
+        book.journal.current_file().map_or(Ok(()), |file| file.sync_data())
     }
 
     /// Brings the journal to disk, and writes it anew when it has grown. By the background thread.
