@@ -13,7 +13,7 @@ const USAGE: &str = "\
 cargo xtask test                                  everything that CI runs; the last line counts
 cargo xtask tidy                                  layout, dependencies, codes, columns
 cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a server
-cargo xtask crash [--long]                        50 or 500 times kill -9 under load, and images of crashes
+cargo xtask crash [--long]                        kill -9 under load, images of crashes, faults
 cargo xtask loom                                  every interleaving of the store's wake-ups
 cargo xtask handover [SCENARIO]                   one store served by the original and by ours
 cargo xtask bench --vs-java [--quick]             side by side with the original";
