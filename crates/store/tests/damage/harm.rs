@@ -77,7 +77,8 @@ impl Harm {
     /// Whether any of these bytes changed or went away.
     pub(crate) fn touches(&self, path: &Path, at: usize, len: usize) -> bool {
         let part = |files: &BTreeMap<PathBuf, Vec<u8>>| {
-            files.get(path).and_then(|bytes| bytes.get(at..at + len).map(<[u8]>::to_vec))
+            let bytes = files.get(path)?;
+            bytes.get(at..at.checked_add(len)?).map(<[u8]>::to_vec)
         };
         part(&self.before) != part(&self.after)
     }
