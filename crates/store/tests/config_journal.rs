@@ -192,17 +192,6 @@ fn judge(image: Memory, moments: &[Moment], at: usize, what: &str) -> (Memory, M
     drop(journal);
     let last = moments.iter().rposition(|moment| moment.changes <= at).unwrap();
     let moment = &moments[last];
-    if !(moment.map == map || moment.refused.contains(&map)) {
-        for f in image.files() {
-            println!(
-                "{:?} {:?} {} {:x}",
-                f.0,
-                String::from_utf8_lossy(&f.1),
-                f.1.len(),
-                wire::text::crc31(&f.1)
-            );
-        }
-    }
     let fits = moment.map == map || moment.refused.contains(&map);
     assert!(fits, "{what} at {at}: {map:#?}, allowed {moment:#?}");
     (image, map)
