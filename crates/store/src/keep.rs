@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::api::Edge;
 use crate::queue::Queue;
 use crate::store::Store;
@@ -37,28 +39,29 @@ struct Tally {
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Keeps {
-    topics: HashMap<String, (Keep, HashMap<i32, Tally>)>,
+    /// Held for moments: whoever changes a topic says what of it is kept.
+    wishes: Mutex<HashMap<String, Keep>>,
+    /// Of topics with a limit of bytes, by queue. The background thread's own.
+    tallies: Mutex<HashMap<String, HashMap<i32, Tally>>>,
 }
 
 impl Store {
     /// Says what of a topic is kept; everything for the default. Works soon after the call.
     pub fn set_keep(&self, topic: &str, keep: Keep) {
-        let mut keeps = self.keeps.lock();
+        let mut wishes = self.keeps.wishes.lock();
         if keep == Keep::default() {
-            keeps.topics.remove(topic);
-            return;
-        }
-        let known = keeps.topics.entry(topic.to_owned()).or_default();
-        if known.0 != keep {
-            *known = (keep, HashMap::new());
+            wishes.remove(topic);
+        } else if wishes.insert(topic.to_owned(), keep) != Some(keep) {
             self.background.retain_soon();
         }
     }
 
     /// Cuts every topic with a wish of its own to what is to be kept.
     pub(crate) fn cut_topics(&self, now_ms: i64) -> io::Result<()> {
-        let keeps = &mut *self.keeps.lock();
-        for (topic, (keep, tallies)) in &mut keeps.topics {
+        let wishes = self.keeps.wishes.lock().clone();
+        let mut tallies = self.keeps.tallies.lock();
+        tallies.retain(|topic, _| wishes.get(topic).is_some_and(|keep| keep.bytes.is_some()));
+        for (topic, keep) in &wishes {
             let queues = self.queues().of_topic(topic);
             if let Some(age_ms) = keep.age_ms {
                 for queue in &queues {
@@ -66,6 +69,7 @@ impl Store {
                 }
             }
             if let Some(bytes) = keep.bytes {
+                let tallies = tallies.entry(topic.clone()).or_default();
                 self.cut_large(&queues, tallies, bytes)?;
             }
         }

@@ -17,7 +17,8 @@
 //! Locks, in the order in which they may be taken: queues' `flushing` -> `deleted` -> log's
 //! `flushing` -> `writer` (commit) -> `pending` (append) -> one queue's state -> `grow` ->
 //! `segments`. Inside of those and for moments only: the table and the list of queues, open
-//! handles, the ring, the index's `pending` (whose `files` come before it), the checkpoint.
+//! handles, the ring, the index's `pending` (whose `files` come before it), the checkpoint, the
+//! limits of topics. Their `tallies` come before a queue's state and are the background thread's.
 
 mod api;
 mod batch_queue;
