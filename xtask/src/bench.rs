@@ -41,6 +41,14 @@ const ROWS: [(&str, &str, &str, Target); 15] = [
     ("queues", "rate with 4,000 queues to that with 4", "", Target::OwnAtLeast(0.8)),
 ];
 
+/// The same with SYNC_FLUSH on both sides, and what lies beside the log.
+const SYNC_ROWS: [(&str, &str, &str, Target); 4] = [
+    ("sync1", "SEND 1 KiB, 1 connection", "msg/s", Target::AtLeast(3.0)),
+    ("sync16", "SEND 1 KiB, 16 connections x 1", "msg/s", Target::AtLeast(3.0)),
+    ("pipelined", "SEND 1 KiB, 16 connections x 32 in flight", "msg/s", Target::AtLeast(4.0)),
+    ("beside", "disk bytes per message beside the log", "B", Target::AtMost(1.0)),
+];
+
 type Figures = BTreeMap<&'static str, f64>;
 
 /// A server of either kind, by the same commands.
@@ -53,7 +61,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(root: &Path, java: bool) -> Result<Server> {
+    fn start(root: &Path, java: bool, flush: &str) -> Result<Server> {
         let script = if java { "reference/reference.sh" } else { "apogee.sh" };
         let script = root.join("tests/conformance").join(script);
         let home = std::env::temp_dir().join(format!("apogee-bench-{}", std::process::id()));
@@ -64,8 +72,10 @@ impl Server {
         // conformance runs switch on, are off as by default: they would slow the original down.
         std::fs::write(
             &conf,
-            "transactionOpBatchInterval=2000000000\ntransactionOpMsgMaxSize=1\n\
-             flushDiskType=ASYNC_FLUSH\nenableLmq=false\nenableMultiDispatch=false\n",
+            format!(
+                "transactionOpBatchInterval=2000000000\ntransactionOpMsgMaxSize=1\n\
+                 flushDiskType={flush}\nenableLmq=false\nenableMultiDispatch=false\n"
+            ),
         )?;
         let (ns, broker) = (free_port()?, free_port()?);
         #[allow(clippy::disallowed_methods)] // measures
@@ -142,7 +152,7 @@ fn resident_mb(pid: u32) -> Result<f64> {
 
 /// Everything that is measured on one fresh server.
 fn session(root: &Path, java: bool, quick: bool) -> Result<Figures> {
-    let server = Server::start(root, java)?;
+    let server = Server::start(root, java, "ASYNC_FLUSH")?;
     let pid_number = server.pid()?;
     let pid = pid_number.to_string();
     std::thread::sleep(Duration::from_secs(3)); // idle is what is measured next
@@ -195,6 +205,50 @@ fn session(root: &Path, java: bool, quick: bool) -> Result<Figures> {
     Ok(figures)
 }
 
+/// What is measured with SYNC_FLUSH.
+fn sync_session(root: &Path, java: bool, _: bool) -> Result<Figures> {
+    let server = Server::start(root, java, "SYNC_FLUSH")?;
+    server.tool(root, &["topics", "--topic", "Bench"])?;
+    let before = beside_log(&server.home)?;
+    let mut figures = Figures::new();
+    let mut sent = 0.0;
+    let warm = if java { "10" } else { "1" };
+    for (key, connections, inflight) in
+        [("sync1", "1", "1"), ("sync16", "16", "1"), ("pipelined", "16", "32")]
+    {
+        let mut send = |seconds: &str| -> Result<f64> {
+            let load = ["--conns", connections, "--inflight", inflight, "--seconds", seconds];
+            let line = server.tool(root, &[&["send"][..], &load].concat())?;
+            let rate = number(&line, "per_second")?;
+            sent += rate * seconds.parse::<f64>()?;
+            Ok(rate)
+        };
+        send(warm)?;
+        figures.insert(key, send("6")?);
+    }
+    // Everything that is lazy has been written by then.
+    std::thread::sleep(Duration::from_secs(12));
+    figures.insert("beside", (beside_log(&server.home)? - before) / sent);
+    Ok(figures)
+}
+
+/// Bytes of disk that everything in stores below a directory takes, but for the commit logs.
+fn beside_log(dir: &Path) -> Result<f64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0.0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == "commitlog" || name == "logs" {
+            continue;
+        }
+        let meta = entry.metadata()?;
+        let below = if meta.is_dir() { beside_log(&entry.path())? } else { 0.0 };
+        bytes += meta.blocks() as f64 * 512.0 + below;
+    }
+    Ok(bytes)
+}
+
 /// Pop and acknowledge on a topic of its own, after a run that only warms up.
 fn pops(server: &Server, root: &Path, pid: &str, java: bool, quick: bool) -> Result<Figures> {
     server.tool(root, &["topics", "--topic", "Pop"])?;
@@ -211,9 +265,35 @@ fn pops(server: &Server, root: &Path, pid: &str, java: bool, quick: bool) -> Res
     Ok(figures)
 }
 
-/// Runs the comparison and writes the table.
-pub(crate) fn vs_java(quick: bool) -> Result<()> {
+/// The comparison with SYNC_FLUSH; prints its table, and puts it into the document.
+pub(crate) fn sync_vs_java() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
+    let (ours, javas) = rounds(root, 1, false, sync_session)?;
+    let table = table(&SYNC_ROWS, &ours, &javas);
+    println!("\n{table}");
+    let path = root.join("docs/performance.md");
+    let text = std::fs::read_to_string(&path)?;
+    let before = text.split(SYNC_HEAD).next().unwrap_or_default().trim_end();
+    let body = format!(
+        "{before}\n\n{SYNC_HEAD}\n\n`cargo xtask bench --sync-vs-java`: the same machine, both \
+         with `flushDiskType=SYNC_FLUSH`, A-B-B-A, Java warmed.\n\n{table}"
+    );
+    std::fs::write(path, body)?;
+    Ok(())
+}
+
+const SYNC_HEAD: &str = "## SYNC_FLUSH";
+
+/// What one session measures: of the original or ours, quickly or not.
+type Session = fn(&Path, bool, bool) -> Result<Figures>;
+
+/// Both servers in turns; our figures and the original's.
+fn rounds(
+    root: &Path,
+    rounds: usize,
+    quick: bool,
+    session: Session,
+) -> Result<(Vec<Figures>, Vec<Figures>)> {
     crate::suites::build_release()?;
     let status = Command::new("cargo")
         .args(["build", "--release", "--quiet", "-p", "bench"])
@@ -222,7 +302,6 @@ pub(crate) fn vs_java(quick: bool) -> Result<()> {
     if !status.success() {
         bail!("the load tool does not build");
     }
-    let rounds = if quick { 1 } else { 2 };
     let (mut ours, mut javas) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         for (step, java) in [false, true, true, false].into_iter().enumerate() {
@@ -233,9 +312,19 @@ pub(crate) fn vs_java(quick: bool) -> Result<()> {
             if java { javas.push(figures) } else { ours.push(figures) }
         }
     }
-    let table = table(&ours, &javas);
+    Ok((ours, javas))
+}
+
+/// Runs the comparison and writes the table.
+pub(crate) fn vs_java(quick: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
+    let (ours, javas) = rounds(root, if quick { 1 } else { 2 }, quick, session)?;
+    let table = table(&ROWS, &ours, &javas);
     println!("\n{table}");
-    std::fs::write(root.join("docs/performance.md"), document(&table, ours.len()))?;
+    let path = root.join("docs/performance.md");
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let rest = old.split_once("\n## ").map_or(String::new(), |(_, rest)| format!("\n## {rest}"));
+    std::fs::write(path, document(&table, ours.len()) + &rest)?;
     Ok(())
 }
 
@@ -249,12 +338,16 @@ fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-fn table(ours: &[Figures], javas: &[Figures]) -> String {
+fn table(
+    rows: &[(&'static str, &str, &str, Target)],
+    ours: &[Figures],
+    javas: &[Figures],
+) -> String {
     let mut text = String::from(
         "| What | Apogee | Java | ratio (lowest, highest) | to reach | reached |\n\
          |---|---|---|---|---|---|\n",
     );
-    for (key, what, unit, target) in ROWS {
+    for &(key, what, unit, target) in rows {
         let all = |side: &[Figures]| -> Vec<f64> {
             side.iter().filter_map(|figures| figures.get(key).copied()).collect()
         };

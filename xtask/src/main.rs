@@ -16,7 +16,8 @@ cargo xtask conform [--server apogee|java] [CLIENT]   official clients against a
 cargo xtask crash [--long]                        kill -9 under load, images of crashes, faults
 cargo xtask loom                                  every interleaving of the store's wake-ups
 cargo xtask handover [SCENARIO]                   one store served by the original and by ours
-cargo xtask bench --vs-java [--quick]             side by side with the original";
+cargo xtask bench --vs-java [--quick]             side by side with the original
+cargo xtask bench --sync-vs-java                  the same with SYNC_FLUSH";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +30,7 @@ fn main() -> Result<()> {
         ["crash"] => suites::crash(false),
         ["crash", "--long"] => suites::crash(true),
         ["handover", rest @ ..] => handover_command(rest.first().copied().unwrap_or_default()),
+        ["bench", "--sync-vs-java"] => bench::sync_vs_java(),
         ["bench", "--vs-java"] => bench::vs_java(false),
         ["bench", "--vs-java", "--quick"] => bench::vs_java(true),
         _ => {

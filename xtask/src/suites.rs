@@ -8,6 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::{conform, handover, tidy};
 
+/// Makes cargo print what tests that pass have to say.
+const SHOW: &str = "--show-output";
+/// Lines of tests that belong into the table: how many disks, faults and kills there were.
+const COUNTS: [&str; 4] = ["crash images:", "damage images:", "faults:", " cycles, "];
+
 /// Result of one suite.
 struct Suite {
     name: &'static str,
@@ -25,12 +30,12 @@ pub(crate) fn test() -> Result<()> {
     suite(&mut suites, "clippy", || command("cargo", &clippy));
     suite(&mut suites, "tidy", || Ok((tidy::run()?, 0, String::new())));
     // Unit, property, golden and fuzz tests of the libraries.
-    let unit = ["test", "--workspace", "--exclude", "apogee", "--no-fail-fast"];
+    let unit = ["test", "--workspace", "--exclude", "apogee", "--no-fail-fast", "--", SHOW];
     suite(&mut suites, "unit, property, golden", || cargo_test(&unit));
     suite(&mut suites, "loom", loom);
     suite(&mut suites, "release build", || build_release().map(|()| (1, 0, String::new())));
     // Crash loops, bad input and users' cases: real processes, the release build.
-    let system = ["test", "--release", "-p", "apogee", "--no-fail-fast"];
+    let system = ["test", "--release", "-p", "apogee", "--no-fail-fast", "--", SHOW];
     suite(&mut suites, "crash, bad input, cases", || cargo_test(&system));
     suite(&mut suites, "official clients", conformance);
     suite(&mut suites, "Java's files, both ways", handed_over);
@@ -140,7 +145,8 @@ fn counted(command: &mut Command) -> Result<(usize, usize, String)> {
     if passed == 0 {
         bail!("no test was executed");
     }
-    Ok((passed, failed, String::new()))
+    let counts = text.lines().filter(|line| COUNTS.iter().any(|count| line.contains(count)));
+    Ok((passed, failed, counts.collect::<Vec<_>>().join("; ")))
 }
 
 fn conformance() -> Result<(usize, usize, String)> {

@@ -509,3 +509,57 @@ fn what_waits_for_its_time_is_counted_by_topic() -> Result<()> {
     ensure!(number(0) > 1_700_000_000_000 && (number(2), number(3)) == (2, 2));
     Ok(())
 }
+
+/// The smallest offset of the first queue.
+fn min_offset(client: &mut Client) -> Result<i64> {
+    let answer = call(client, code::GET_MIN_OFFSET, &[("topic", "T"), ("queueId", "0")], b"")?;
+    Ok(answer.field("offset").context("no offset")?.parse()?)
+}
+
+#[test]
+fn a_topic_keeps_what_its_attributes_say() -> Result<()> {
+    let mut f = fixture("")?;
+    create_topic(&mut f.client, "T", 1)?;
+    for _ in 0..20 {
+        send(&mut f.client, "T", 0, "KEYS\u{1}k\u{2}", &[b'x'; 1000])?;
+    }
+    let change = |client: &mut Client, attributes: &str| {
+        let fields = [
+            ("topic", "T"),
+            ("defaultTopic", "TBW102"),
+            ("readQueueNums", "1"),
+            ("writeQueueNums", "1"),
+            ("perm", "6"),
+            ("topicFilterType", "SINGLE_TAG"),
+            ("topicSysFlag", "0"),
+            ("order", "false"),
+            ("attributes", attributes),
+        ];
+        call(client, code::UPDATE_AND_CREATE_TOPIC, &fields, b"")
+    };
+    ensure!(change(&mut f.client, "+reserve.bytes=x")?.code == 1);
+    ensure!(change(&mut f.client, "+reserve.bytes=6500,+index.enable=false")?.code == 0);
+    let mut tries = 0;
+    while min_offset(&mut f.client)? == 0 {
+        std::thread::sleep(Duration::from_millis(20));
+        tries += 1;
+        ensure!(tries < 500, "nothing goes");
+    }
+    // Records of a little more than 1,200 bytes.
+    ensure!(min_offset(&mut f.client)? == 15, "{}", min_offset(&mut f.client)?);
+    let first = pull_all(&mut f.client, "T", 0, 15)?.first().map(|message| message.offset);
+    ensure!(first == Some(15), "{first:?}");
+    // It is cut again after a restart, and taking the limit away brings nothing back.
+    f.server.stop()?;
+    f.server.restart()?;
+    f.client = f.server.connect()?;
+    let mut tries = 0;
+    while min_offset(&mut f.client)? != 15 {
+        std::thread::sleep(Duration::from_millis(20));
+        tries += 1;
+        ensure!(tries < 500, "not cut after a restart: {}", min_offset(&mut f.client)?);
+    }
+    ensure!(change(&mut f.client, "-reserve.bytes")?.code == 0);
+    ensure!(min_offset(&mut f.client)? == 15);
+    Ok(())
+}

@@ -11,12 +11,13 @@ type Attributes = BTreeMap<String, String>;
 /// Name, whether it can change, and whether a value is legal.
 type Known = (&'static str, bool, fn(&str) -> bool);
 
-const KNOWN: [Known; 6] = [
+const KNOWN: [Known; 7] = [
     ("queue.type", false, |v| ["BatchCQ", "SimpleCQ"].contains(&v)),
     ("cleanup.policy", false, |v| ["DELETE", "COMPACTION"].contains(&v)),
     ("message.type", true, |v| MESSAGE_TYPES.contains(&v)),
     ("reserve.time", true, |v| v.parse::<i64>().is_ok_and(|hours| hours >= -1)),
     ("reserve.bytes", true, |v| v.parse::<i64>().is_ok_and(|bytes| bytes >= -1)),
+    ("index.enable", true, |v| ["true", "false"].contains(&v)),
     ("lite.topic.expiration", true, |v| v.parse().is_ok_and(|m| (-1..=43_200).contains::<i64>(&m))),
 ];
 
@@ -26,6 +27,11 @@ const MESSAGE_TYPES: [&str; 8] =
 /// Whether a topic's queues hold batches as one. Java: `QueueTypeUtils.isBatchCq`.
 pub fn is_batch(topic: &TopicConfig) -> bool {
     topic.attributes.get("queue.type").is_some_and(|kind| kind == "BatchCQ")
+}
+
+/// Whether messages of a topic are found by key, which costs disk: `index.enable`, ours.
+pub fn is_indexed(topic: &TopicConfig) -> bool {
+    topic.attributes.get("index.enable").is_none_or(|on| on != "false")
 }
 
 /// What of a topic is kept: `reserve.time` hours, which only the original's tiered store heeds,

@@ -314,6 +314,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn offsets_above_the_end_of_their_queue_are_taken_back() {
+        let dir = std::env::temp_dir().join(format!("apogee-cut-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let path = dir.join("consumerOffset.json");
+        let offsets = Offsets::load(path.clone(), false).unwrap();
+        for (topic, queue, offset) in [("t", 0, 10), ("t", 1, 4), ("gone", 0, 7)] {
+            offsets.commit("g", topic, queue, offset, 1);
+        }
+        offsets.cut_to(|topic, queue| (topic == "t").then_some([6, 6][queue as usize]));
+        let left = |queue| offsets.get("g", "t", queue);
+        assert_eq!((left(0), left(1), offsets.get("g", "gone", 0)), (Some(6), Some(4), Some(7)));
+        offsets.save();
+        assert_eq!(Offsets::load(path, false).unwrap().get("g", "t", 0), Some(6));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn a_java_broker_with_light_queues_keeps_all_offsets_in_its_own_file() {
         let dir = std::env::temp_dir().join(format!("apogee-offsets-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);

@@ -223,6 +223,7 @@ impl Topics {
             queues.push(Arc::new(TopicQueue { queue, waiters, puts, pops, of_system }));
         }
         self.store.set_keep(&config.topic_name, attributes::keep(&config));
+        self.store.set_indexed(&config.topic_name, attributes::is_indexed(&config));
         let topic = Arc::new(Topic { config, queues, puts, pops });
         table.insert(topic.config.topic_name.clone(), Arc::clone(&topic));
         topic

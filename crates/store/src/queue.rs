@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -74,6 +75,8 @@ pub struct Queue {
     pub(crate) key_hash: i32,
     /// Its entries are those of a batch queue; never changes.
     is_batch: bool,
+    /// Its messages are not found by key; see [`Store::set_indexed`].
+    pub(crate) unindexed: AtomicBool,
     pub(crate) state: Mutex<State>,
 }
 
@@ -243,7 +246,8 @@ impl Queue {
     pub(crate) fn new(topic: Arc<str>, id: i32, uid: u64, state: State) -> Queue {
         let key_hash = wire::text::hash_onto(wire::text::java_hash(&topic), "#");
         let is_batch = state.batches.is_some();
-        Queue { topic, id, uid, key_hash, is_batch, state: Mutex::new(state) }
+        let unindexed = AtomicBool::new(false);
+        Queue { topic, id, uid, key_hash, is_batch, unindexed, state: Mutex::new(state) }
     }
 
     /// Whether a record of the queue may hold several messages. Java: `CQType.BatchCQ`.

@@ -394,6 +394,9 @@ impl Store {
         place: Place,
     ) -> bool {
         let Some(index) = &self.index else { return false };
+        if queue.unindexed.load(Ordering::Relaxed) {
+            return false;
+        }
         let mut wake = false;
         if record.sys_flag & TRANSACTION_MASK != TRANSACTION_ROLLBACK {
             dispatch::each_key(known, queue.key_hash, |hash| {
@@ -401,6 +404,14 @@ impl Store {
             });
         }
         wake
+    }
+
+    /// Says whether messages to come of a topic's present queues are found by key. What a start
+    /// finds behind the end of the index is put there in any case.
+    pub fn set_indexed(&self, topic: &str, indexed: bool) {
+        for queue in self.queues.of_topic(topic) {
+            queue.unindexed.store(!indexed, Ordering::Relaxed);
+        }
     }
 
     /// Writes everything appended so far and returns the `written` watermark. Every appender

@@ -312,3 +312,19 @@ fn a_cold_page_is_reported_not_waited_for() {
     let warm = get(Wait::OnlyCached);
     assert_eq!((warm.messages, warm.cold), (20, false));
 }
+
+#[test]
+fn a_topic_may_go_without_index() {
+    let dir = TempDir::new("no-index");
+    let store = open(small(dir.path()), &Clock::manual(T0));
+    for topic in ["With", "Without"] {
+        send(&store, topic, 0, b"x", "KEYS\u{1}k\u{2}");
+        store.set_indexed(topic, topic == "With");
+        send(&store, topic, 0, b"x", "KEYS\u{1}k\u{2}");
+    }
+    let found = |topic| store.query_index(topic, "k", 10, 0, i64::MAX).len();
+    assert_eq!((found("With"), found("Without")), (2, 1));
+    store.set_indexed("Without", true);
+    send(&store, "Without", 0, b"x", "KEYS\u{1}k\u{2}");
+    assert_eq!(store.query_index("Without", "k", 10, 0, i64::MAX).len(), 2);
+}
