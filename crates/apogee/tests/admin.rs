@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base::clock::Stopwatch;
 use net::client::{Client, Command};
 use testkit::{Server, TempDir, call, create_topic, messages, pull_all, pull_from, send, send_to};
 use wire::codes::request as code;
@@ -561,5 +562,43 @@ fn a_topic_keeps_what_its_attributes_say() -> Result<()> {
     }
     ensure!(change(&mut f.client, "-reserve.bytes")?.code == 0);
     ensure!(min_offset(&mut f.client)? == 15);
+    Ok(())
+}
+
+#[test]
+fn a_group_s_back_off_says_when_a_message_comes_again() -> Result<()> {
+    let mut f = fixture("messageDelayLevel=10m 10m 10m 10m 10m\n")?;
+    create_topic(&mut f.client, "T", 1)?;
+    let policy = r#""groupRetryPolicy":{"type":"CUSTOMIZED","customizedRetryPolicy":
+        {"next":[0,0,300,900]}}"#;
+    let body = format!(r#"{{"groupName":"g",{policy}}}"#);
+    let code = code::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+    ensure!(call(&mut f.client, code, &[], body.as_bytes())?.code == 0);
+    // A message that has waited for a time of its own before.
+    send(&mut f.client, "T", 0, "TIMER_DELAY_MS\u{1}20\u{2}", b"x")?;
+    let mut topic = "T";
+    let mut from = 0;
+    for (tried, wait_ms) in [(0, 300), (1, 900), (2, 900)] {
+        let mut found = Vec::new();
+        for _ in 0..200 {
+            found = pull_all(&mut f.client, topic, 0, from).unwrap_or_default();
+            if !found.is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let message = found.first().context("it does not come")?;
+        ensure!(message.reconsume_times == tried, "{message:?}");
+        let physical = message.physical_offset.to_string();
+        let fields =
+            [("group", "g"), ("offset", &physical), ("delayLevel", "0"), ("originTopic", "T")];
+        let began = Stopwatch::start();
+        ensure!(call(&mut f.client, code::CONSUMER_SEND_MSG_BACK, &fields, b"")?.code == 0);
+        from = if topic == "T" { 0 } else { message.offset + 1 };
+        topic = "%RETRY%g";
+        let before = pull_all(&mut f.client, topic, 0, from)?;
+        let early = began.elapsed() < Duration::from_millis(wait_ms);
+        ensure!(before.is_empty() || !early, "it came at once");
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 pub mod assignment;
 pub mod attributes;
+pub mod back_off;
 pub mod clients;
 pub mod config;
 mod config_keys;

@@ -13,6 +13,7 @@ use wire::record::{self, NewRecord, Record, Scanned};
 use wire::requests::SendMessageBack;
 use wire::text::{DLQ_PREFIX, RETRY_PREFIX};
 
+use crate::back_off::{BackOff, back_off};
 use crate::marks::copy_of;
 use crate::put::put;
 use crate::reply;
@@ -99,15 +100,41 @@ fn put_back(
         );
         return append(turn, broker, record, &topic, 0, &text, None);
     }
-    let level = match request.delay_level {
-        0 => 3 + record.reconsume_times(),
-        level => level,
+    let wait = match request.delay_level {
+        0 => back_off(group, record.reconsume_times()),
+        level => BackOff::Level(level),
     };
     // A random queue among those of the retry topic.
     let queues = retry.queues.len().min(group.retry_queue_nums as usize).max(1) as i64;
     let queue_id = (turn.now_ms ^ record.physical_offset()).rem_euclid(queues) as i32;
-    let level = (level.max(1) as usize).min(broker.schedule.levels().len());
-    append(turn, broker, record, retry, queue_id, &text, Some(level))
+    append(turn, broker, record, retry, queue_id, &text, Some(wait))
+}
+
+/// Adds the property that makes the copy wait. Without timers the next longer level stands for a
+/// number of milliseconds.
+fn push_wait(broker: &Broker, wait: BackOff, text: &str) -> String {
+    // The last one is of a message that has waited before.
+    const TIMES: [&str; 4] = [
+        properties::TIMER_DELAY_MS,
+        properties::TIMER_DELAY_SEC,
+        properties::TIMER_DELIVER_MS,
+        properties::TIMER_OUT_MS,
+    ];
+    let levels = broker.schedule.levels();
+    let config = broker.config();
+    let level = match wait {
+        BackOff::Ms(ms) if config.timer_wheel_enable => {
+            let mut text = properties::without(text, &TIMES);
+            let ms = ms.min(config.timer_max_delay_sec.saturating_mul(1000));
+            properties::push(&mut text, properties::TIMER_DELAY_MS, &ms.to_string());
+            return text;
+        }
+        BackOff::Ms(ms) => levels.partition_point(|level| *level < ms) + 1,
+        BackOff::Level(level) => level.max(1) as usize,
+    };
+    let mut text = text.to_owned();
+    properties::push(&mut text, properties::DELAY, &level.min(levels.len()).to_string());
+    text
 }
 
 /// Properties of the copy: where the message came from, its first id, no waiting for the disk.
@@ -140,15 +167,12 @@ fn append(
     topic: &Topic,
     queue_id: i32,
     text: &str,
-    level: Option<usize>,
+    wait: Option<BackOff>,
 ) -> Result<(), Refusal> {
     let queue = usize::try_from(queue_id).ok().and_then(|id| topic.queues.get(id));
     let queue = queue
         .ok_or_else(|| Refusal::new(response::SYSTEM_ERROR, "the retry topic has no queue"))?;
-    let mut text = text.to_owned();
-    if let Some(level) = level {
-        properties::push(&mut text, properties::DELAY, &level.to_string());
-    }
+    let text = wait.map_or_else(|| text.to_owned(), |wait| push_wait(broker, wait, text));
     let new = NewRecord {
         topic: &topic.config.topic_name,
         queue_id,
