@@ -1,5 +1,5 @@
-//! When a message that was given back comes again. Java: `GroupRetryPolicy`, which over the remoting
-//! protocol nobody asks in the original: there it is always the delay level `3 + reconsumeTimes`.
+//! When a message that was given back comes again. Java: `GroupRetryPolicy`, which nobody asks
+//! there over the remoting protocol: it is always the delay level `3 + reconsumeTimes`.
 //!
 //! A policy that was set for a group counts here, as it does for clients of the original's proxy. A
 //! group without one keeps the levels, and a level that the consumer asks for counts in any case.

@@ -21,6 +21,8 @@ const CHECKPOINT_MS: i64 = 10_000;
 /// Log files after which one is made earlier. After a kill a Java broker looks through the ten
 /// newest files only (`commitLogRecoverMaxNum`), so the checkpoint must not be further back.
 const CHECKPOINT_FILES: i64 = 3;
+/// Bytes after which one is made earlier: a start after a kill looks through so many.
+const CHECKPOINT_BYTES: i64 = 512 << 20;
 /// Milliseconds between two rounds of retention. Java: `cleanResourceInterval`.
 const RETENTION_MS: i64 = 10_000;
 /// The same while the disk is full.
@@ -122,7 +124,8 @@ impl Store {
         let progress = behind > 0;
         let due = self.background.next_checkpoint_ms.load(Ordering::Relaxed);
         let mut checkpoint_in = (due - now_ms).clamp(0, CHECKPOINT_MS);
-        if behind > CHECKPOINT_FILES * self.config.commit_log_file_size as i64 {
+        let files = CHECKPOINT_FILES * self.config.commit_log_file_size as i64;
+        if behind > files.min(CHECKPOINT_BYTES) {
             checkpoint_in = 0;
         }
         if progress && checkpoint_in == 0 {

@@ -220,9 +220,15 @@ impl Disk {
     pub(crate) fn create_dirs_durably(&self, dir: &Path) -> io::Result<()> {
         let missing: Vec<_> = dir.ancestors().take_while(|above| !self.exists(above)).collect();
         self.create_dir_all(dir)?;
-        for made in missing.into_iter().rev() {
+        for made in missing.iter().rev() {
             let above = made.parent().filter(|above| !above.as_os_str().is_empty());
-            self.sync_dir(above.unwrap_or(Path::new(".")))?;
+            let synced = self.sync_dir(above.unwrap_or(Path::new(".")));
+            if synced.is_err() {
+                // Else the next call would take what is there for durable.
+                let topmost = missing.last().unwrap_or(made);
+                let _ = self.remove_dir_all(topmost); // empty, and of no use to anybody
+                return synced;
+            }
         }
         Ok(())
     }
