@@ -319,8 +319,8 @@ impl Drop for Running {
 /// Ports for the name server, for the broker and for its metrics. The neighbours of the second are
 /// free as well: brokers listen at -2 for urgent traffic and at +1 for replication.
 ///
-/// They are below those that the system gives to clients: one that tries to reach a server that was
-/// killed may be given the very port, is connected to itself, and keeps the server from coming back.
+/// They are below those that the system gives to clients: one that tries to reach a server that
+/// was killed may be given the very port, is connected to itself, and keeps the server away.
 pub(crate) fn free_ports() -> Result<[u16; 3]> {
     const FIRST: u16 = 20_000;
     const BLOCKS: u16 = 1200;
