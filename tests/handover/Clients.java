@@ -81,7 +81,7 @@ final class Clients {
     /** Every message of a queue, from its first offset to its end. */
     List<MessageExt> all(String topic, int queueId) throws Exception {
         MessageQueue queue = new MessageQueue(topic, "broker-a", queueId);
-        long at = puller.minOffset(queue);
+        long at = first(queue);
         long end = puller.maxOffset(queue);
         List<MessageExt> all = new ArrayList<>();
         while (at < end) {
@@ -94,6 +94,21 @@ final class Clients {
             at = Math.max(at + 1, result.getNextBeginOffset());
         }
         return all;
+    }
+
+    /** The first offset of a queue; a broker that has just started may not be registered yet. */
+    private long first(MessageQueue queue) throws Exception {
+        long end = System.currentTimeMillis() + ROUTE_MS;
+        while (true) {
+            try {
+                return puller.minOffset(queue);
+            } catch (Exception e) {
+                if (System.currentTimeMillis() > end) {
+                    throw e;
+                }
+                Thread.sleep(100);
+            }
+        }
     }
 
     /** What a message is, on one line, without what a client makes up. */

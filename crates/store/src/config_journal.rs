@@ -19,8 +19,12 @@ use crate::disk::Disk;
 use crate::journal::Journal;
 use crate::queue_files::ignore_absent;
 
-/// A change waits for its export so long at most, in milliseconds.
-const EXPORT_MS: i64 = 60_000;
+/// A change waits for its export so long, in milliseconds, and as much again for each so many bytes
+/// of the file: a Java broker that comes after a kill sees the last export only.
+const EXPORT_MS: i64 = 1000;
+const BYTES_A_WAIT: u64 = 100 << 10;
+/// It waits so long at most.
+const MAX_EXPORT_MS: i64 = 60_000;
 /// Or until the journal has this many bytes, or as many as the file.
 const EXPORT_BYTES: u64 = 1 << 20;
 /// Pause after an export that failed.
@@ -249,7 +253,9 @@ impl ConfigJournal {
         let inner = self.inner.lock();
         let Some(since_ms) = inner.waiting.since_ms else { return false };
         // A time ahead means that the clock was set back.
-        let old = now_ms - since_ms >= EXPORT_MS || since_ms > now_ms;
+        let waits = 1 + (inner.file_len / BYTES_A_WAIT).min(100) as i64;
+        let wait_ms = (waits * EXPORT_MS).min(MAX_EXPORT_MS);
+        let old = now_ms - since_ms >= wait_ms || since_ms > now_ms;
         let many = inner.waiting.bytes >= EXPORT_BYTES.max(inner.file_len);
         (old || many) && now_ms >= inner.not_before_ms
     }

@@ -177,6 +177,8 @@ impl Store {
         // meanwhile is only more than the checkpoint says.
         let last = log.last_written();
         log.flush().map_err(poisoned)?;
+        // The flush thread may find nothing left to do, and then tells nobody.
+        self.tell_flushed();
         self.queues().flush_due(self.clock.now_ms(), log.readable(), true)?;
         self.queues().sync()?;
         let mut index_ms = 0;
