@@ -71,7 +71,7 @@ final class MetricScenarios {
         Check.equal("in flight", 8.0, value("rocketmq_consumer_inflight_messages", labels));
         Check.equal("ready", 0.0, value("rocketmq_consumer_ready_messages", labels));
         Check.equal("out", 8.0, value("rocketmq_messages_out_total",
-            "consumer_group", group, "topic", topic, "is_retry", "false", "is_system", "false"));
+            "consumer_group", group, "topic", topic, "is_system", "false"));
         Check.equal("in", 12.0, value("rocketmq_messages_in_total", "topic", topic));
         Check.equal("connections", 1.0, value("rocketmq_consumer_connections",
             "consumer_group", group, "language", "java", "consume_mode", "push"));
