@@ -78,6 +78,9 @@ final class MetricScenarios {
         go.countDown();
         Wait.until("no lag", 20_000,
             () -> Double.valueOf(0).equals(value("rocketmq_consumer_lag_messages", labels)));
-        Check.equal("latency", 0.0, value("rocketmq_consumer_lag_latency_milliseconds", labels));
+        if (!c.server.original) {
+            // There it is the age of messages that the filter leaves out, until the offset has passed them.
+            Check.equal("latency", 0.0, value("rocketmq_consumer_lag_latency_milliseconds", labels));
+        }
     }
 }
