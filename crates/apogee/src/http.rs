@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
@@ -79,5 +80,8 @@ async fn show_metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     let _room = shared.room.acquire().await;
     let broker = Arc::clone(&shared.broker);
     let text = tokio::task::spawn_blocking(move || metrics::text(&broker)).await;
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text.unwrap_or_default())
+    text.map(|text| ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text)).map_err(|error| {
+        tracing::error!(%error, "the metrics could not be made");
+        StatusCode::INTERNAL_SERVER_ERROR
+    })
 }
