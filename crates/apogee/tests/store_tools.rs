@@ -98,6 +98,31 @@ fn a_running_broker_is_named_and_left_alone() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_queue_that_the_checkpoint_did_not_wait_for_is_no_damage() -> Result<()> {
+    let dir = TempDir::new("tools-news")?;
+    broker(dir.path())?.stop()?; // which writes a checkpoint
+    let mut server = Server::start(BINARY, dir.path(), SETTINGS)?;
+    let data = dir.path().join("data");
+    let mut client = server.connect()?;
+    create_topic(&mut client, "New", 1)?;
+    ensure!(send(&mut client, "New", 0, "TAGS\u{1}a\u{2}", b"only in the log")?.code == 0);
+    server.kill()?;
+    // As if it had been killed before the queue was written: the checkpoint is of before.
+    let queue = data.join("store/consumequeue/New");
+    if queue.exists() {
+        fs::remove_dir_all(queue)?;
+    }
+    let (code, report) = json(&["verify"], &data)?;
+    ensure!(code == 0 && count(&report, "consumequeue", "nextStart") > 0, "{}", report.to_text());
+    // Nor may a repair take the topic, whose name is in the journal only, for a deleted one.
+    ensure!(tool(&["repair"], &data)?.0 == 0);
+    let server = Server::start(BINARY, dir.path(), SETTINGS)?;
+    let found = pull_all(&mut server.connect()?, "New", 0, 0)?;
+    ensure!(found.len() == 1 && found[0].body == b"only in the log");
+    Ok(())
+}
+
 /// Damages a copy, and looks at what is said and done about it.
 struct Case<'a> {
     name: &'a str,

@@ -143,6 +143,29 @@ pub struct Opened<T> {
     pub journal: ConfigJournal,
 }
 
+/// What a start would read, by one that changes nothing: the file, or its backup, and the changes
+/// since.
+pub(crate) fn look<T, E>(
+    disk: &Disk,
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> (Option<T>, Vec<String>) {
+    let parse = |text: &str| parse(text).map(|value| (value, Print::of(text)));
+    let (file, print) = config_file::look(disk, path, parse).unzip();
+    let mut replay = Replay::default();
+    let read = Journal::open(disk, &dir_of(path), |generation, block| {
+        replay.add(generation, block);
+    });
+    let changes = read.ok().and_then(|_| replay.since(print.unwrap_or_default()));
+    (file, changes.unwrap_or_default())
+}
+
+/// Where the journal of a file is.
+fn dir_of(path: &Path) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("apogee-{stem}.journal"))
+}
+
 impl ConfigJournal {
     /// Reads the file at `path` as [`config_file::load`] does, and the changes since. A journal
     /// that belongs to another text is dropped with a warning. Errors: files that cannot be read.
@@ -154,8 +177,7 @@ impl ConfigJournal {
         let parse = |text: &str| parse(text).map(|value| (value, Print::of(text)));
         let (file, print) = config_file::load_on(disk, path, parse)?.unzip();
         let print = print.unwrap_or_default();
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let dir = path.with_file_name(format!("apogee-{stem}.journal"));
+        let dir = dir_of(path);
         let failed = |source| LoadError::Io { path: dir.clone(), source };
         let mut replay = Replay::default();
         let journal = Journal::open(disk, &dir, |generation, block| {

@@ -35,10 +35,15 @@ pub(crate) fn found(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, Open
 /// The same; a last file of length 0 is deleted, as Java does.
 pub(crate) fn list(disk: &Disk, dir: &Path) -> Result<Option<Vec<Listed>>, OpenError> {
     let Some(mut files) = found(disk, dir)? else { return Ok(None) };
-    if let Some(last) = files.pop_if(|file| file.len == 0) {
+    if let Some(last) = pop_empty(&mut files) {
         disk.remove_file(&last.path).map_err(OpenError::io(&last.path))?;
     }
     Ok(Some(files))
+}
+
+/// Takes away a last file of length 0: whoever was making it was killed.
+pub(crate) fn pop_empty(files: &mut Vec<Listed>) -> Option<Listed> {
+    files.pop_if(|file| file.len == 0)
 }
 
 /// One file found by [`list`].

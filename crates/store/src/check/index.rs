@@ -22,6 +22,7 @@ pub(super) struct Check {
     /// Places between which every key must be there.
     span: Option<(i64, i64)>,
     keys: u64,
+    killed: bool,
 }
 
 impl Check {
@@ -42,7 +43,7 @@ impl Check {
         let begin = files.first().map(|(_, file)| file.header().begin_offset);
         let end = files.last().map(|(_, file)| file.header().end_offset);
         let span = if part.notes.is_empty() { begin.zip(end) } else { None };
-        Ok(Check { part, files, span, keys: 0 })
+        Ok(Check { part, files, span, keys: 0, killed: !ground.clean })
     }
 
     /// Counts the keys that must be in the index.
@@ -57,7 +58,10 @@ impl Check {
     pub(super) fn finish(mut self, log: &CommitLog, end: i64) -> io::Result<Part> {
         let mut scanner = Scanner::new(log);
         let (mut inside, mut known) = (0, (-1, Vec::new()));
-        for (path, file) in &mut self.files {
+        let newest = self.files.len().saturating_sub(1);
+        for (number, (path, file)) in self.files.iter_mut().enumerate() {
+            // A start after a kill makes the newest file's links anew from its entries.
+            let cure = if self.killed && number == newest { Cure::NextStart } else { Cure::Repair };
             let mut bad = 0;
             let mut first = None;
             let links = file.each(&mut |number, hash, at| {
@@ -85,7 +89,7 @@ impl Check {
                 self.part.find(path, Cure::Repair, what);
             }
             if links > 0 {
-                self.part.find(path, Cure::Repair, format!("{links} links lead elsewhere"));
+                self.part.find(path, cure, format!("{links} links lead elsewhere"));
             }
         }
         let intact = !self.part.is_damaged();

@@ -76,7 +76,8 @@ pub struct Found {
 }
 
 fn open(config: &StoreConfig) -> Result<CommitLog, OpenError> {
-    let listed = files::found(&config.disk, &config.commit_log_dir)?.unwrap_or_default();
+    let mut listed = files::found(&config.disk, &config.commit_log_dir)?.unwrap_or_default();
+    files::pop_empty(&mut listed);
     files::common_size(&listed)?;
     CommitLog::of_files(config, listed)
 }

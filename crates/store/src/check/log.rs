@@ -25,7 +25,10 @@ pub(super) fn usual_size(listed: &[Listed]) -> Option<u64> {
 /// Opens the log to be read. `None`: its files do not go together, which is noted.
 pub(super) fn open(config: &StoreConfig, part: &mut Part) -> Result<Option<CommitLog>, OpenError> {
     let dir = &config.commit_log_dir;
-    let listed = files::found(&config.disk, dir)?.unwrap_or_default();
+    let mut listed = files::found(&config.disk, dir)?.unwrap_or_default();
+    if let Some(empty) = files::pop_empty(&mut listed) {
+        part.find(&empty.path, Cure::NextStart, "it is empty".to_owned());
+    }
     let size = usual_size(&listed).unwrap_or(config.commit_log_file_size) as i64;
     let mut expected = listed.first().map_or(0, |file| file.start);
     for file in &listed {

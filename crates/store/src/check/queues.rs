@@ -57,14 +57,21 @@ struct Queue {
     good: u64,
     /// Batches by their place.
     batches: BTreeMap<i64, BatchEntry>,
-    /// Records of a queue without any file.
+    /// Its records, and the place of the first.
     records: u64,
-    newest: i64,
+    oldest: i64,
     /// Records in front of the first file.
     early: u64,
 }
 
 impl Queue {
+    fn count(&mut self, at: i64) {
+        if self.records == 0 {
+            self.oldest = at;
+        }
+        self.records += 1;
+    }
+
     fn mark(&mut self, offset: i64) {
         let (first, end) = self.files.span();
         if !(first..end).contains(&offset) {
@@ -134,8 +141,7 @@ impl<'a> Check<'a> {
             record.sys_flag() & INNER_BATCH != 0 || self.ground.config.batch_topics.contains(topic);
         if batch {
             let queue = self.queue(topic, record.queue_id(), true);
-            queue.records += 1;
-            queue.newest = entry.physical_offset;
+            queue.count(entry.physical_offset);
             if let Some(batch) = BatchEntry::of(record, entry) {
                 queue.batches.insert(entry.physical_offset, batch);
             }
@@ -168,8 +174,7 @@ impl<'a> Check<'a> {
         }
         let disk = self.ground.config.disk.clone();
         let queue = self.queue(topic, id, false);
-        queue.records += 1;
-        queue.newest = wanted.physical_offset;
+        queue.count(wanted.physical_offset);
         if queue.files.is_empty() {
             return Ok(());
         }
@@ -215,7 +220,7 @@ impl<'a> Check<'a> {
         queues.sort_by(|one, other| one.0.cmp(&other.0));
         for ((topic, id, batch), mut queue) in queues {
             if queue.files.is_empty() {
-                let named = topics.iter().any(|(name, _)| *name == topic);
+                let named = topics.contains_key(&topic);
                 if named || topics.is_empty() || topic.starts_with(LIGHT_PREFIX) {
                     self.without_files(&topic, id, batch, &queue);
                 } else if queue.records > 0 && !gone.contains(&topic) {
@@ -249,7 +254,7 @@ impl<'a> Check<'a> {
             return;
         }
         // All of them newer than the checkpoint: the queue was not written yet.
-        let news = self.ground.is_news(queue.newest) && self.ground.checkpoint.logics_offset == 0;
+        let news = self.ground.is_news(queue.oldest);
         let cure = if news { Cure::NextStart } else { Cure::Repair };
         let what = format!("{topic} {id}: no file, but {} records in the log", queue.records);
         self.part.find(&path, cure, what);
@@ -292,6 +297,8 @@ impl<'a> Check<'a> {
             self.part.notes.push(note);
         }
         let (first, end) = queue.files.span();
+        let topic = name.rsplit_once(' ').map_or(name, |(topic, _)| topic);
+        let deleted = self.ground.deleted.get(topic).copied().unwrap_or(0);
         let (mut live, mut holes) = (false, 0);
         for slot in first..end {
             let entry = queue.files.entry(disk, slot)?;
@@ -299,9 +306,10 @@ impl<'a> Check<'a> {
             match entry {
                 Some(entry) if !marked && odd.contains(&entry.physical_offset) => {}
                 Some(entry) if !marked && entry.physical_offset >= log.0 => {
-                    let news = !self.ground.clean && entry.physical_offset >= log.1;
-                    let cure = if news { Cure::NextStart } else { Cure::Repair };
                     let at = entry.physical_offset;
+                    // Not in the log yet, or of a topic that was being deleted.
+                    let news = !self.ground.clean && (at >= log.1 || at < deleted);
+                    let cure = if news { Cure::NextStart } else { Cure::Repair };
                     let what =
                         format!("{name}: offset {slot} points to {at}: no record of its own");
                     self.part.find(&queue.files.dir, cure, what);

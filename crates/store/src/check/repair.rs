@@ -161,7 +161,8 @@ impl Work<'_> {
     /// Gives every log file its length and its place; what is missing in it reads as zeros.
     fn log_files(&mut self) -> Result<(), OpenError> {
         let dir = &self.config.commit_log_dir;
-        let listed = files::found(&self.disk, dir)?.unwrap_or_default();
+        let mut listed = files::found(&self.disk, dir)?.unwrap_or_default();
+        files::pop_empty(&mut listed); // the next start takes it away
         let Some(size) = log::usual_size(&listed) else { return Ok(()) };
         let mut expected = listed.first().map_or(0, |file| file.start);
         for file in &listed {
@@ -226,7 +227,8 @@ impl Work<'_> {
 
     /// Keeps what stands behind the last record: a rebuild zeroes it.
     fn keep_tail(&mut self, end: i64) -> Result<(), OpenError> {
-        let listed = files::found(&self.disk, &self.config.commit_log_dir)?.unwrap_or_default();
+        let mut listed = files::found(&self.disk, &self.config.commit_log_dir)?.unwrap_or_default();
+        files::pop_empty(&mut listed);
         let log = CommitLog::of_files(self.config, listed)?;
         let Some(segment) = log.segment_at(end) else { return Ok(()) };
         let from = (end - segment.start) as u64;

@@ -26,7 +26,8 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn of(disk: &Disk, dir: &Path, unit: i64) -> Result<Files, OpenError> {
-        let listed = files::found(disk, dir)?.unwrap_or_default();
+        let mut listed = files::found(disk, dir)?.unwrap_or_default();
+        files::pop_empty(&mut listed);
         let size = log::usual_size(&listed).unwrap_or(0) as i64;
         Ok(Files { dir: dir.to_path_buf(), listed, size, unit, block: (0, Vec::new()) })
     }

@@ -1,6 +1,6 @@
 //! The small files: checkpoint, JSON configurations and their backups, the list of deleted topics.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 
@@ -8,7 +8,8 @@ use wire::json::Value;
 
 use super::log::Walked;
 use super::{Cure, Ground, Part};
-use crate::api::{OpenError, StoreConfig};
+use crate::api::OpenError;
+use crate::config_journal;
 use crate::deleted;
 use crate::disk::Disk;
 use crate::queue_files::sub_dirs;
@@ -27,14 +28,23 @@ pub(super) fn batch_topics(disk: &Disk, root: &Path) -> Result<HashSet<String>, 
     Ok(topics)
 }
 
-/// The topics of `topics.json` or its backup; none when neither can be read.
-pub(super) fn topic_table(disk: &Disk, root: &Path) -> Vec<(String, Value)> {
-    let file = crate::config_file::look(disk, &root.join("config/topics.json"), Value::parse);
-    let Some(Value::Object(pairs)) = file.as_ref().and_then(|file| file.get("topicConfigTable"))
-    else {
-        return Vec::new();
-    };
-    pairs.iter().filter_map(|(name, topic)| Some((name.text()?, topic.clone()))).collect()
+/// The topics of `topics.json` or its backup with the changes since; none when neither can be read.
+pub(super) fn topic_table(disk: &Disk, root: &Path) -> BTreeMap<String, Value> {
+    let (file, changes) =
+        config_journal::look(disk, &root.join("config/topics.json"), Value::parse);
+    let changes = changes.iter().filter_map(|change| Value::parse(change).ok());
+    let mut table = BTreeMap::new();
+    for part in file.into_iter().chain(changes) {
+        if let Some(Value::Object(pairs)) = part.get("topicConfigTable") {
+            let named =
+                pairs.iter().filter_map(|(name, topic)| Some((name.text()?, topic.clone())));
+            table.extend(named);
+        }
+        for name in part.get("removed").map_or(&[][..], Value::items) {
+            table.remove(name.as_text().unwrap_or_default());
+        }
+    }
+    table
 }
 
 /// Whether a file's text is what it should be; the reason else.
@@ -67,8 +77,9 @@ pub(super) fn config_files(disk: &Disk, root: &Path) -> Result<Vec<String>, Open
 }
 
 /// Reads every configuration and every backup.
-pub(super) fn verify(config: &StoreConfig) -> Result<Part, OpenError> {
+pub(super) fn verify(ground: &Ground) -> Result<Part, OpenError> {
     let mut part = Part::new("config", "files");
+    let config = &ground.config;
     let (disk, dir) = (&config.disk, config.root.join("config"));
     let names = config_files(disk, &config.root)?;
     for name in &names {
@@ -94,7 +105,8 @@ pub(super) fn verify(config: &StoreConfig) -> Result<Part, OpenError> {
     for name in names.iter().filter_map(|name| name.strip_suffix(".bak")) {
         if !disk.exists(&dir.join(name)) {
             let what = "the file is gone, its backup is used".to_owned();
-            part.find(&dir.join(name), Cure::Repair, what);
+            let cure = if ground.clean { Cure::Repair } else { Cure::NextStart };
+            part.find(&dir.join(name), cure, what);
         }
     }
     Ok(part)
