@@ -17,7 +17,8 @@ cargo xtask crash [--long]                        kill -9 under load, images of 
 cargo xtask loom                                  every interleaving of the store's wake-ups
 cargo xtask handover [SCENARIO]                   one store served by the original and by ours
 cargo xtask bench --vs-java [--quick]             side by side with the original
-cargo xtask bench --sync-vs-java                  the same with SYNC_FLUSH";
+cargo xtask bench --sync-vs-java                  the same with SYNC_FLUSH
+cargo xtask bench --scale                         large stores: late consumers, starts";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -31,6 +32,7 @@ fn main() -> Result<()> {
         ["crash", "--long"] => suites::crash(true),
         ["handover", rest @ ..] => handover_command(rest.first().copied().unwrap_or_default()),
         ["bench", "--sync-vs-java"] => bench::sync_vs_java(),
+        ["bench", "--scale"] => bench::scale(),
         ["bench", "--vs-java"] => bench::vs_java(false),
         ["bench", "--vs-java", "--quick"] => bench::vs_java(true),
         _ => {

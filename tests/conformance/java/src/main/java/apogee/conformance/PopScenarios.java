@@ -27,6 +27,10 @@ import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ExtraInfoUtil;
 import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
+import org.apache.rocketmq.remoting.protocol.subscription.ExponentialRetryPolicy;
+import org.apache.rocketmq.remoting.protocol.subscription.GroupRetryPolicy;
+import org.apache.rocketmq.remoting.protocol.subscription.GroupRetryPolicyType;
+import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
 
 /**
  * Consumption by pop: by the push consumer in this mode, and by the calls of the client library that
@@ -40,6 +44,7 @@ final class PopScenarios {
     static void list(List<Scenario> together, List<Scenario> alone) {
         together.add(0, new Scenario("pop-switch", 90, PopScenarios::switched));
         together.add(0, new Scenario("pop-retry", 60, PopScenarios::retry));
+        together.add(new Scenario("retry-back-off", 60, PopScenarios::backOff));
         together.add(new Scenario("pop-push", 40, PopScenarios::push));
         together.add(new Scenario("pop-members", 60, PopScenarios::members));
         together.add(new Scenario("pop-tags", 40, PopScenarios::tags));
@@ -67,11 +72,44 @@ final class PopScenarios {
     }
 
     private static String makeGroup(Case c) throws Exception {
-        org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig config =
-            new org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig();
+        return makeGroup(c, new SubscriptionGroupConfig());
+    }
+
+    private static String makeGroup(Case c, SubscriptionGroupConfig config) throws Exception {
         config.setGroupName(c.name("group"));
         c.server.admin.createAndUpdateSubscriptionGroupConfig(c.server.broker, config);
         return c.name("group");
+    }
+
+    /** By pull; it is here for the classes of 5.x. The policy counts when the consumer names no level. */
+    private static void backOff(Case c) throws Exception {
+        String topic = c.topic(1);
+        GroupRetryPolicy policy = new GroupRetryPolicy();
+        policy.setType(GroupRetryPolicyType.EXPONENTIAL);
+        policy.setExponentialRetryPolicy(new ExponentialRetryPolicy(500, 1500, 2));
+        SubscriptionGroupConfig config = new SubscriptionGroupConfig();
+        config.setGroupRetryPolicy(policy);
+        String group = makeGroup(c, config);
+        c.server.makeTopic("%RETRY%" + group, 1);
+        // The original asks it in its proxy only: levels there, of which the first is enough.
+        long[] waits = c.server.original ? new long[] {10_000} : new long[] {500, 1000, 1500};
+        Inbox inbox = new Inbox();
+        DefaultMQPushConsumer consumer = c.newPush(group);
+        consumer.subscribe(topic, "*");
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            messages.forEach(inbox::add);
+            return messages.get(0).getReconsumeTimes() < waits.length
+                ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        c.producer().send(new Message(topic, Case.bytes("again")));
+        inbox.awaitExactly(waits.length + 1, 40_000, 300);
+        for (int i = 0; i < waits.length; i++) {
+            long gap = inbox.timeOf(i + 1) - inbox.timeOf(i);
+            Check.that(gap >= waits[i] - 20 && gap < waits[i] + 4000,
+                "delivery " + (i + 1) + " came after " + gap + " ms, not " + waits[i]);
+            Check.equal("count", i + 1, inbox.all().get(i + 1).getReconsumeTimes());
+        }
     }
 
     private static void allPopped(Inbox inbox) {
