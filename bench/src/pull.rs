@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Stop after this many messages; 0 for all.
     #[arg(long, default_value_t = 0)]
     limit: u64,
+    /// Messages a second at most; 0 for as many as come.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
 }
 
 /// Appends a pull of a queue.
@@ -102,6 +105,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
             Ok(())
         })?;
+        if let Some(due_ns) = (messages * 1_000_000_000).checked_div(options.rate) {
+            std::thread::sleep(Duration::from_nanos(due_ns).saturating_sub(start.elapsed()));
+        }
         for queue in next {
             if options.limit > 0 && messages >= options.limit {
                 done[queue] = true;

@@ -63,6 +63,8 @@ struct Load {
     next: usize,
     opaque: i32,
     latency: Histogram<u64>,
+    /// How much later than intended the tool itself was with its sends.
+    lateness: Histogram<u64>,
     answered: u64,
     /// What the answers said of each queue.
     given: HashMap<usize, Given>,
@@ -145,6 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         next: 0,
         opaque: FIRST_OPAQUE,
         latency: Histogram::new_with_max(60_000_000_000, 3)?,
+        lateness: Histogram::new_with_max(60_000_000_000, 3)?,
         answered: 0,
         given: HashMap::new(),
         queues: options.queues,
@@ -215,6 +218,7 @@ fn open_loop(
         let due = |sent: u64| start + Duration::from_nanos(sent * 1_000_000_000 / rate);
         while due(sent) <= now.min(end) {
             let conn = sent as usize % load.conns.len();
+            load.lateness.saturating_record(due(sent).elapsed().as_nanos() as u64);
             load.send(conn, due(sent));
             load.conns[conn].flush()?;
             sent += 1;
@@ -242,10 +246,11 @@ fn report(options: &Options, load: &Load, elapsed: Duration, spent: process::Usa
     let sends = load.answered.max(1) as f64;
     let messages = sends * options.batch.max(1) as f64;
     let us = |quantile| load.latency.value_at_quantile(quantile) as f64 / 1000.0;
+    let late_us = load.lateness.value_at_quantile(0.99) as f64 / 1000.0;
     let switches = spent.switches as f64 / sends;
     println!(
         "{{\"messages\":{messages},\"per_second\":{:.0},\"p50_us\":{:.1},\"p99_us\":{:.1},\
-         \"p999_us\":{:.1},\"max_us\":{:.1},\"cpu_us\":{:.3},\"switches\":{switches:.4}}}",
+         \"p999_us\":{:.1},\"max_us\":{:.1},\"late_p99_us\":{late_us:.1},\"cpu_us\":{:.3},\"switches\":{switches:.4}}}",
         messages / elapsed.as_secs_f64(),
         us(0.5),
         us(0.99),

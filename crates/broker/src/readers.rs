@@ -1,4 +1,6 @@
-//! Threads for reads that may wait for the disk, so that a page fault never stops a loop.
+//! Threads for reads that may wait for the disk, so that a page fault never stops a loop, and for
+//! those that take long. They leave the processors to the loops: who reads old messages waits
+//! rather than who sends new ones.
 
 use std::io;
 use std::sync::Arc;
@@ -12,6 +14,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Reads that may wait at once.
 const QUEUE: usize = 1024;
+
+/// Niceness of the threads.
+const NICE: i32 = 10;
 
 /// A small pool with a bounded queue.
 pub struct Readers {
@@ -28,6 +33,8 @@ impl Readers {
         for number in 0..count {
             let queue = Arc::clone(&queue);
             let run = move || {
+                // Of this thread alone. One that may not be nice reads all the same.
+                let _ = rustix::process::setpriority_process(None, NICE);
                 loop {
                     let job = queue.lock().recv();
                     match job {

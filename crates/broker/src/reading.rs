@@ -14,7 +14,7 @@ const SQL_SCAN: i64 = 800;
 /// How much one read may return. Java: `maxTransfer...OnMessageIn...`.
 pub fn limit(config: &BrokerConfig, max_messages: usize, wait: Wait) -> ReadLimit {
     let (count, bytes) = match wait {
-        Wait::OnlyCached => (
+        Wait::OnlyNew | Wait::OnlyCached => (
             config.max_transfer_count_on_message_in_memory,
             config.max_transfer_bytes_on_message_in_memory,
         ),

@@ -37,6 +37,17 @@ pub(crate) enum Got {
     End,
 }
 
+/// What became of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    /// It is all written.
+    All,
+    /// As much as was allowed; the socket may take more.
+    Piece,
+    /// The rest has to wait until the socket is writable.
+    Blocked,
+}
+
 impl Conn {
     pub(crate) fn new(socket: mio::net::TcpStream, peer: Arc<Peer>, now_ms: i64) -> Conn {
         Conn {
@@ -103,23 +114,38 @@ impl Conn {
         }
     }
 
-    /// Writes what the socket takes. `Ok(false)`: some is left until the socket is writable.
-    pub(crate) fn write(&mut self) -> io::Result<bool> {
-        while self.written < self.out.len() {
-            match self.socket.write(&self.out[self.written..]) {
+    /// Adds frames to the output.
+    pub(crate) fn push(&mut self, frames: Vec<u8>) {
+        if self.out.is_empty() && frames.len() > self.out.capacity() {
+            self.out = frames;
+        } else {
+            self.out.extend_from_slice(&frames);
+        }
+    }
+
+    /// Writes what the socket takes, and not more than `most` bytes.
+    pub(crate) fn write(&mut self, most: usize) -> io::Result<Wrote> {
+        let until = self.out.len().min(self.written.saturating_add(most));
+        while self.written < until {
+            match self.socket.write(&self.out[self.written..until]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => self.written += len,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Wrote::Blocked);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if until < self.out.len() {
+            return Ok(Wrote::Piece);
         }
         self.out.clear();
         self.written = 0;
         if self.out.capacity() > KEEP {
             self.out.shrink_to(KEEP);
         }
-        Ok(true)
+        Ok(Wrote::All)
     }
 }
 

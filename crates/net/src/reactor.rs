@@ -1,5 +1,6 @@
 //! The readiness loop. One thread owns its connections and runs its service to completion.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use mio::{Events, Interest, Poll, Token};
 use wire::frame::Frame;
 use wire::header::{Header, Scratch};
 
-use crate::conn::{Conn, Got, ReadError};
+use crate::conn::{Conn, Got, ReadError, Wrote};
 use crate::peer::{Mail, Mailbox, Peer};
 use crate::router::Call;
 
@@ -21,6 +22,12 @@ const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
 /// Bytes that one read takes; also the most that one connection gets in one turn.
 const READ_BUFFER: usize = 256 * 1024;
+/// Output of a connection that is written at once at the end of the turn. More of it is written
+/// behind that of all others …
+const SMALL: usize = 16 * 1024;
+/// … and of all such output together so much in a turn, so that nobody waits long for answers to
+/// others.
+const PIECE: usize = 64 * 1024;
 /// How long a loop looks for work before it sleeps, when work came that quickly before.
 const SPIN: Duration = Duration::from_micros(50);
 /// How often idle connections are looked for.
@@ -129,6 +136,7 @@ impl Bound {
                     clock,
                     conns: slab::Slab::new(),
                     dirty: Vec::new(),
+                    much: VecDeque::new(),
                     ready: Vec::new(),
                     mail: Vec::new(),
                     accepting: true,
@@ -202,6 +210,8 @@ struct Core {
     clock: Clock,
     conns: slab::Slab<Conn>,
     dirty: Vec<usize>,
+    /// Connections with more than [`SMALL`] to write, also over the end of the turn.
+    much: VecDeque<usize>,
     ready: Vec<usize>,
     mail: Vec<Mail>,
     accepting: bool,
@@ -252,7 +262,7 @@ impl<S: Service> Loop<S> {
 
     /// Waits for events; first for a short time without sleeping when the last wait was short.
     fn wait(&mut self, events: &mut Events, quick: bool, idle_scan: i64) -> io::Result<bool> {
-        if !self.core.ready.is_empty() {
+        if !self.core.ready.is_empty() || !self.core.much.is_empty() {
             self.core.poll.poll(events, Some(Duration::ZERO)).or_else(interrupted)?;
             return Ok(quick);
         }
@@ -282,7 +292,7 @@ impl<S: Service> Loop<S> {
             match letter {
                 Mail::Bytes { token, id, bytes } => {
                     if let Some(conn) = self.core.conn(token, id) {
-                        conn.out.extend_from_slice(&bytes);
+                        conn.push(bytes);
                         self.core.mark_dirty(token);
                     }
                 }
@@ -414,20 +424,42 @@ impl<S: Service> Loop<S> {
         let mut dirty = std::mem::take(&mut self.core.dirty);
         self.core.mailbox.count_calls(dirty.len() as u64);
         for token in dirty.drain(..) {
-            let Some(conn) = self.core.conns.get_mut(token) else { continue };
-            conn.dirty = false;
-            let had_too_much = conn.unsent() > self.core.limits.max_unsent;
-            match conn.write() {
-                Ok(done) if done && conn.closing => self.close(token),
-                Ok(_) => {
-                    if had_too_much && conn.unsent() <= self.core.limits.max_unsent {
-                        self.core.mark_ready(token);
-                    }
-                }
-                Err(_) => self.close(token),
+            match self.core.conns.get(token) {
+                Some(conn) if conn.unsent() > SMALL => self.core.much.push_back(token),
+                _ => drop(self.write(token, SMALL)),
             }
         }
         self.core.dirty = dirty;
+        let mut left = PIECE;
+        while left > 0
+            && let Some(token) = self.core.much.pop_front()
+        {
+            let (wrote, bytes) = self.write(token, left);
+            left -= bytes.min(left);
+            if wrote == Wrote::Piece {
+                self.core.much.push_back(token);
+            }
+        }
+    }
+
+    /// Writes at most so many bytes of a connection; what became of it, and how many they were.
+    fn write(&mut self, token: usize, most: usize) -> (Wrote, usize) {
+        let Some(conn) = self.core.conns.get_mut(token) else { return (Wrote::All, 0) };
+        let had = conn.unsent();
+        let wrote = conn.write(most);
+        let bytes = had - conn.unsent();
+        conn.dirty = matches!(wrote, Ok(Wrote::Piece));
+        match wrote {
+            Err(_) => self.close(token),
+            Ok(Wrote::All) if conn.closing => self.close(token),
+            Ok(_) => {
+                let limit = self.core.limits.max_unsent;
+                if had > limit && conn.unsent() <= limit {
+                    self.core.mark_ready(token);
+                }
+            }
+        }
+        (wrote.unwrap_or(Wrote::All), bytes)
     }
 
     fn close(&mut self, token: usize) {
@@ -461,7 +493,9 @@ impl<S: Service> Loop<S> {
             let mut left: Vec<usize> = self.core.conns.iter().map(|(token, _)| token).collect();
             while !left.is_empty() && watch.elapsed() < Duration::from_secs(1) {
                 left.retain(|token| {
-                    matches!(self.core.conns.get_mut(*token).map(Conn::write), Some(Ok(false)))
+                    let conn = self.core.conns.get_mut(*token);
+                    let wrote = conn.map(|conn| conn.write(usize::MAX));
+                    matches!(wrote, Some(Ok(Wrote::Blocked)))
                 });
                 if !left.is_empty() {
                     std::thread::sleep(Duration::from_millis(1));

@@ -226,6 +226,9 @@ pub struct Entry {
 /// Whether a read may wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
+    /// Like `OnlyCached`, but of the log only what is in the ring of its newest bytes counts as in
+    /// memory: nothing that takes long.
+    OnlyNew,
     /// Answer from memory or report `cold`.
     OnlyCached,
     /// Read the disk when needed.

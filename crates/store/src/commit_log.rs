@@ -150,6 +150,7 @@ impl CommitLog {
         let mut segments = VecDeque::new();
         for found in listed {
             let file = disk.open(&found.path).map_err(OpenError::io(&found.path))?;
+            file.read_in_pieces();
             segments.push_back(Arc::new(Segment { start: found.start, file, path: found.path }));
         }
         let min = segments.front().map_or(0, |segment: &Arc<Segment>| segment.start);
@@ -350,6 +351,7 @@ impl CommitLog {
         // Its length first: a file that is there has all of it, also when a later one is, too.
         file.sync_data()?;
         self.disk.sync_dir(&self.dir)?;
+        file.read_in_pieces();
         let segment = Arc::new(Segment { start, file, path });
         let mut segments = self.segments.write();
         if segments.is_empty() {
@@ -455,8 +457,14 @@ impl CommitLog {
         if len as i64 > self.file_size - (at - segment.start) {
             return Got::Gone;
         }
+        if wait == Wait::OnlyNew {
+            return Got::Cold;
+        }
         let before = out.len();
         out.resize(before + len, 0);
+        if wait == Wait::MayBlock {
+            segment.file.will_need((at - segment.start) as u64, len as u64);
+        }
         match segment.file.read_at(&mut out[before..], (at - segment.start) as u64, wait) {
             Ok(true) => return Got::Bytes,
             Ok(false) => {

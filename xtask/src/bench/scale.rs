@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::server::{Server, number};
-use super::{Figures, Target};
+use super::{Figures, Target, median};
 
 /// What is shown and judged.
 pub(super) const ROWS: [(&str, &str, &str, Target); 7] = [
@@ -22,6 +22,8 @@ pub(super) const ROWS: [(&str, &str, &str, Target); 7] = [
 
 /// Messages that the late consumer reads: 4 GB with their records' heads.
 const OLD: f64 = 3_600_000.0;
+/// How long the disk has to be at rest before anything is measured.
+const CALM: Duration = Duration::from_secs(15);
 /// Messages of the whole store of ours: 10 GB.
 const WHOLE: f64 = 9_000_000.0;
 
@@ -32,40 +34,53 @@ pub(super) fn session(root: &Path, java: bool, _: bool) -> Result<Figures> {
     for topic in ["Bench", "Live"] {
         server.tool(root, &["topics", "--topic", topic])?;
     }
-    let mut sent = 0.0;
-    while sent < if java { OLD } else { WHOLE } {
-        let line = server.tool(root, &["send", "--inflight", "32", "--seconds", "10"])?;
-        sent += number(&line, "messages")?;
-    }
-    std::thread::sleep(Duration::from_secs(12)); // everything lazy is written
-    if !java {
-        let empty = server.started_ms;
-        server.command("stop")?;
-        figures.insert("clean_ms", server.start_again(root)? - empty);
-        kill_under_load(&server, root)?;
-        figures.insert("killed_ms", server.start_again(root)? - empty);
-        std::thread::sleep(Duration::from_secs(12));
-    }
+    let mut sent = fill(&server, root, 0.0, OLD)?;
     // A kill, so that the name server of the original goes on.
     server.command("kill")?;
     forget(&server.home)?;
     server.start_again(root)?;
-    let live = |server: &Server, seconds: &str| -> Result<f64> {
+    std::thread::sleep(CALM);
+    catch_up(&server, root, &mut figures, java)?;
+    if !java {
+        sent = fill(&server, root, sent, WHOLE)?;
+        println!("  {sent} messages");
+        server.command("stop")?;
+        figures.insert("clean_ms", server.start_again(root)? - server.started_ms);
+        kill_under_load(&server, root)?;
+        figures.insert("killed_ms", server.start_again(root)? - server.started_ms);
+    }
+    Ok(figures)
+}
+
+/// Sends until there are so many messages; what is lazy is written when it returns.
+fn fill(server: &Server, root: &Path, mut sent: f64, until: f64) -> Result<f64> {
+    while sent < until {
+        let line = server.tool(root, &["send", "--inflight", "32", "--seconds", "10"])?;
+        sent += number(&line, "messages")?;
+    }
+    std::thread::sleep(CALM);
+    Ok(sent)
+}
+
+/// Live sends alone, then beside a consumer of what is not in memory: medians of three runs each.
+fn catch_up(server: &Server, root: &Path, figures: &mut Figures, java: bool) -> Result<()> {
+    let live = |seconds: &str| -> Result<f64> {
         let load = ["--topic", "Live", "--rate", "5000", "--inflight", "1", "--seconds", seconds];
         number(&server.tool(root, &[&["send"][..], &load].concat())?, "p99_us")
     };
-    live(&server, if java { "10" } else { "2" })?;
-    figures.insert("alone", live(&server, "10")?);
+    let three = || -> Result<f64> { Ok(median(&mut [live("3")?, live("3")?, live("3")?])) };
+    live(if java { "10" } else { "2" })?;
+    figures.insert("alone", three()?);
     let limit = format!("{OLD}");
     let mut late = server.start_tool(root, &["pull", "--limit", &limit], true)?;
-    figures.insert("beside", live(&server, "5")?);
+    figures.insert("beside", three()?);
     if late.try_wait()?.is_some() {
         bail!("the catch-up ended before the sends did");
     }
     let line = String::from_utf8(late.wait_with_output()?.stdout)?;
     figures.insert("catch_up", number(&line, "per_second")?);
     figures.insert("share", figures["beside"] / figures["alone"]);
-    Ok(figures)
+    Ok(())
 }
 
 /// Kills the server while it takes all that comes.

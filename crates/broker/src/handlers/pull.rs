@@ -82,7 +82,7 @@ pub fn handle(turn: &mut Turn, call: &mut Call<'_>) -> Handled {
     }
     let mut records = std::mem::take(&mut turn.records);
     records.clear();
-    let fetch = fetch(&broker, &pull, pull.offset, Wait::OnlyCached, &mut records);
+    let fetch = fetch(&broker, &pull, pull.offset, Wait::OnlyNew, &mut records);
     let handled = if fetch.cold {
         read_cold(&broker, pull, call)
     } else if is_new(&fetch, pull.offset) && request.sys_flag & SUSPEND != 0 {
@@ -350,7 +350,7 @@ fn look_on(broker: &Broker, parked: &ParkedPull, records: &mut Vec<u8>) -> Fetch
     loop {
         records.clear();
         let from = parked.work.looked_to.load(Relaxed);
-        let fetch = fetch(broker, &parked.work.pull, from, Wait::OnlyCached, records);
+        let fetch = fetch(broker, &parked.work.pull, from, Wait::OnlyNew, records);
         if fetch.cold || fetch.status != FetchStatus::NoMatch || fetch.next <= from {
             return fetch;
         }
@@ -393,12 +393,16 @@ fn read_cold(broker: &Arc<Broker>, pull: Pull, call: &Call<'_>) -> Handled {
     }
 }
 
-/// Reads from disk on a reader thread and answers from there.
+/// Reads on a reader thread, from the page cache or else from disk, and answers from there. Old
+/// messages come in large pieces, for which the sends of a loop should not wait.
 fn submit_cold(broker: &Arc<Broker>, pull: Pull, peer: Arc<net::Peer>, opaque: i32) -> bool {
     let shared = Arc::clone(broker);
     broker.readers.submit(move || {
         let mut records = Vec::new();
-        let fetch = fetch(&shared, &pull, pull.offset, Wait::MayBlock, &mut records);
+        let mut fetch = fetch(&shared, &pull, pull.offset, Wait::OnlyCached, &mut records);
+        if fetch.cold {
+            fetch = self::fetch(&shared, &pull, pull.offset, Wait::MayBlock, &mut records);
+        }
         peer.send(write_answer(&shared, &pull, opaque, &fetch, &records));
     })
 }

@@ -20,6 +20,10 @@ pub use power::{Dice, Power};
 
 use crate::api::Wait;
 use memory::MemoryFile;
+use rustix::fs::Advice;
+
+/// Bytes that are read when one of them is not in memory, at least.
+const AHEAD: u64 = 256 << 10;
 
 /// What is about to happen to a file or name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,8 +312,23 @@ impl File {
     /// memory; `buf` then holds rubbish. An end of file inside the range is an error.
     pub(crate) fn read_at(&self, buf: &mut [u8], at: u64, wait: Wait) -> io::Result<bool> {
         match &self.kind {
-            Kind::Os(file) if wait == Wait::OnlyCached => os::read_cached(file, buf, at),
+            Kind::Os(file) if wait != Wait::MayBlock => os::read_cached(file, buf, at),
             _ => self.read_exact_at(buf, at).map(|()| true),
+        }
+    }
+
+    /// From now on only [`File::will_need`] reads ahead: what the system takes for right may be
+    /// megabytes, during which a processor does nothing else.
+    pub(crate) fn read_in_pieces(&self) {
+        if let Kind::Os(file) = &self.kind {
+            os::advise(file, 0, 0, Advice::Random);
+        }
+    }
+
+    /// Begins to read a piece of the file before somebody waits for `len` bytes of it.
+    pub(crate) fn will_need(&self, at: u64, len: u64) {
+        if let Kind::Os(file) = &self.kind {
+            os::advise(file, at, len.max(AHEAD), Advice::WillNeed);
         }
     }
 

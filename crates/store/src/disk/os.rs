@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Found, Present, Room};
@@ -58,6 +58,11 @@ pub(super) fn read_cached(file: &File, buf: &mut [u8], at: u64) -> io::Result<bo
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Tells the system what will be read; `len` 0 for the whole file. It may not care.
+pub(super) fn advise(file: &File, at: u64, len: u64, advice: Advice) {
+    let _ = rustix::fs::fadvise(file, at, std::num::NonZeroU64::new(len), advice);
 }
 
 pub(super) fn reserve(file: &File, at: u64, len: u64) -> io::Result<bool> {
