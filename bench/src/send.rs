@@ -250,7 +250,8 @@ fn report(options: &Options, load: &Load, elapsed: Duration, spent: process::Usa
     let switches = spent.switches as f64 / sends;
     println!(
         "{{\"messages\":{messages},\"per_second\":{:.0},\"p50_us\":{:.1},\"p99_us\":{:.1},\
-         \"p999_us\":{:.1},\"max_us\":{:.1},\"late_p99_us\":{late_us:.1},\"cpu_us\":{:.3},\"switches\":{switches:.4}}}",
+         \"p999_us\":{:.1},\"max_us\":{:.1},\"late_p99_us\":{late_us:.1},\
+         \"cpu_us\":{:.3},\"switches\":{switches:.4}}}",
         messages / elapsed.as_secs_f64(),
         us(0.5),
         us(0.99),

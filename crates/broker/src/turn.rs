@@ -6,6 +6,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use net::{Call, Class, Peer, Refusal, Router, Service};
 use wire::codes::response;
@@ -19,6 +20,10 @@ use crate::pop::waiting::{ParkedPop, PopWaiters};
 use crate::state::Broker;
 use crate::topics::TopicQueue;
 use crate::waits::ParkedPull;
+
+/// How long a loop looks for work before it sleeps; longer while a disk is about to be done.
+const LOOK_OUT: Duration = Duration::from_micros(50);
+const FLUSH_LOOK_OUT: Duration = Duration::from_micros(200);
 
 /// Text of every refusal for lack of room. Java: `NettyRemotingAbstract`.
 pub const OVERLOAD: &str = "[OVERLOAD]system busy, start flow control for a while";
@@ -327,6 +332,10 @@ impl Service for Turn {
         self.answer_flushed();
         self.answer_deadlines();
         Ok(())
+    }
+
+    fn look_out(&self) -> Duration {
+        if self.flush_waits.is_empty() { LOOK_OUT } else { FLUSH_LOOK_OUT }
     }
 
     fn next_turn_in_ms(&mut self) -> Option<i64> {

@@ -72,6 +72,10 @@ pub trait Service {
     fn turn_end(&mut self) -> io::Result<()> {
         Ok(())
     }
+    /// How long to look for work before sleeping, when work came that quickly before.
+    fn look_out(&self) -> Duration {
+        SPIN
+    }
     /// Milliseconds until the service wants a turn without input; `None` for never.
     fn next_turn_in_ms(&mut self) -> Option<i64> {
         None
@@ -267,8 +271,9 @@ impl<S: Service> Loop<S> {
             return Ok(quick);
         }
         let watch = Stopwatch::start();
+        let spin = self.service.look_out();
         if quick {
-            while watch.elapsed() < SPIN {
+            while watch.elapsed() < spin {
                 self.core.poll.poll(events, Some(Duration::ZERO)).or_else(interrupted)?;
                 if !events.is_empty() {
                     return Ok(true);
@@ -282,7 +287,7 @@ impl<S: Service> Loop<S> {
         let timeout = (!self.core.conns.is_empty() || service < i64::MAX)
             .then(|| Duration::from_millis(timeout as u64));
         self.core.poll.poll(events, timeout).or_else(interrupted)?;
-        Ok(watch.elapsed() < SPIN * 2)
+        Ok(watch.elapsed() < spin * 2)
     }
 
     fn take_mail(&mut self) {
