@@ -23,7 +23,7 @@ use memory::MemoryFile;
 use rustix::fs::Advice;
 
 /// Bytes that are read when one of them is not in memory, at least.
-const AHEAD: u64 = 512 << 10;
+const AHEAD: u64 = 256 << 10;
 
 /// What is about to happen to a file or name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
