@@ -408,9 +408,9 @@ impl CommitLog {
         Ok(end)
     }
 
-    /// Writes zeros behind the end. The first write to a reserved block changes the file's metadata,
-    /// which costs the next sync a commit of the file system's journal; who waits for each sync
-    /// meets that once in 64 KiB this way, and not at each block.
+    /// Writes zeros behind the end. The first write to a reserved block changes the file's
+    /// metadata, which costs the next sync a commit of the file system's journal; who waits for
+    /// each sync meets that once in 64 KiB this way, and not at each block.
     fn zero_ahead(&self, writer: &mut Writer, end: i64) -> io::Result<()> {
         if end + FEW_BYTES as i64 <= writer.zeroed {
             return Ok(());
