@@ -81,12 +81,13 @@ pub(crate) fn loom() -> Result<(usize, usize, String)> {
 
 /// Kills, power cuts and faults alone; `long` is ten times as many as CI has.
 pub(crate) fn crash(long: bool) -> Result<()> {
-    let times = if long { 10 } else { 1 };
+    let (times, rounds, cycles) = if long { (10, 25, 10) } else { (1, 1, 25) };
     let images = [("POWER_IMAGES", 100_000 * times), ("FAULTS", 2000 * times)];
     suite_of("power cuts, faults", "store", &["power", "failing_disk"], &images)?;
-    for round in 1..=times {
-        // A store of its own each time: one is read whole after each kill.
-        suite_of(&format!("kill -9, {round} of {times}"), "apogee", &["crash"], &[])?;
+    for round in 1..=rounds {
+        // Stores of their own each time: one is read whole after each kill. Both ways of flush.
+        let name = format!("kill -9, {round} of {rounds}");
+        suite_of(&name, "apogee", &["crash"], &[("CRASH_CYCLES", cycles)])?;
     }
     Ok(())
 }
